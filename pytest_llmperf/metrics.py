@@ -1,0 +1,228 @@
+"""The metrics, one table entry each: name, unit, direction, scale, default margin and how to read it off a run.
+
+d_i is agent i's duration in the concurrent run from the common release (waiting included), s_i the same alone,
+W the makespan, N the number of agents. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median, stdev
+
+from pytest_llmperf.model import Better, Sample, Scale
+from pytest_llmperf.traffic import Exchange, Run, Track
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a run is read against: the session's solo runs, and the baseline's usual ttft in ms where there is one."""
+
+    solo: tuple[Run, ...] = ()
+    usual_ttft: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric. `margin` and `session_sd` are fractions for scale "ratio", in the metric's unit for "diff".
+
+    `read` gives one run's value, or None where the run can't tell; `summary` reduces a session's runs to one number.
+    `gate` says when it is judged unless the mark lists metrics: always, only for several agents, or when listed.
+    `short_runs` is whether a run whose model stopped early still counts.
+    """
+
+    name: str
+    unit: str
+    better: Better
+    read: Callable[[Run, Reference], float | None]
+    scale: Scale = "ratio"
+    margin: float = 0.05
+    session_sd: float = 0.01
+    gate: str = "listed"
+    summary: Callable[[Sequence[float]], float] = median
+    short_runs: bool = False
+
+
+def total_throughput(run: Run, _: Reference) -> float:
+    """Tokens of all agents over the makespan: sum(tokens_i) / W, tok/s."""
+    return sum(track.tokens for track in run.tracks) / run.makespan
+
+
+def ttft(run: Run, _: Reference) -> float:
+    """Release of a request to its first non-empty token by the client's clock; median of the run's requests, ms."""
+    return median(1e3 * (exchange.first_token - exchange.released) for exchange in run.exchanges)
+
+
+def speedup(run: Run, _: Reference) -> float | None:
+    """sum(d_i) / W: the mean number of agents in flight (the studies' concurrency speedup, TR114 section 2.2)."""
+    if len(run.tracks) == 1:
+        return None
+    return sum(track.duration for track in run.tracks) / run.makespan
+
+
+def overlap_efficiency(run: Run, reference: Reference) -> float | None:
+    """100 sum(d_i) / (N W), %: the studies' "parallel efficiency" (TR116 section 2.5). Blind to a common slowdown."""
+    agents_in_flight = speedup(run, reference)
+    return agents_in_flight and 100 * agents_in_flight / len(run.tracks)
+
+
+def parallel_efficiency(run: Run, reference: Reference) -> float | None:
+    """100 S / N, %, with S = total_throughput / (sum of solo tokens / sum of solo seconds); None without solo runs."""
+    seconds = sum(solo.makespan for solo in reference.solo)
+    tokens = sum(track.tokens for solo in reference.solo for track in solo.tracks)
+    if not seconds or not tokens:
+        return None
+    return 100 * total_throughput(run, reference) / (tokens / seconds) / len(run.tracks)
+
+
+def decode_rate(run: Run, _: Reference) -> float | None:
+    """Mean over agents of sum(eval_count - 1) / sum(eval_duration), tok/s: the first token comes from the prefill."""
+    rates = [_agent_decode_rate(track) for track in run.tracks]
+    return fmean(rate for rate in rates if rate) if all(rates) else None
+
+
+def _agent_decode_rate(track: Track) -> float | None:
+    seconds = sum(exchange.server.get("eval", 0.0) for exchange in track.exchanges)
+    return sum(exchange.tokens - 1 for exchange in track.exchanges) / seconds if seconds else None
+
+
+def contended(run: Run, reference: Reference) -> float | None:
+    """100 if any agent's ttft is over twice the baseline's median concurrent ttft, else 0; None without a baseline."""
+    if reference.usual_ttft is None:
+        return None
+    worst = max(ttft(Run(tracks=(track,)), reference) for track in run.tracks)
+    return 100.0 if worst > 2 * reference.usual_ttft else 0.0
+
+
+def queue_wait(run: Run, _: Reference) -> float | None:
+    """total - load - prompt_eval - eval of the server's own durations, median of the run's requests, ms."""
+    waits = [wait for exchange in run.exchanges if (wait := _unaccounted(exchange)) is not None]
+    return 1e3 * median(waits) if len(waits) == len(run.exchanges) else None
+
+
+def _unaccounted(exchange: Exchange) -> float | None:
+    if not exchange.server.get("total"):
+        return None
+    return exchange.server["total"] - sum(exchange.server.get(part, 0.0) for part in ("load", "prompt_eval", "eval"))
+
+
+def load_time(run: Run, _: Reference) -> float | None:
+    """The longest load_duration a server reported for a request of the run, ms: warm it is a few ms, never 0."""
+    loads = [exchange.server["load"] for exchange in run.exchanges if "load" in exchange.server]
+    return 1e3 * max(loads) if loads else None
+
+
+def _gap(share: float) -> Callable[[Run, Reference], float | None]:
+    def read(run: Run, _: Reference) -> float | None:
+        gaps = sorted(gap for exchange in run.exchanges for gap in exchange.gaps)
+        return 1e3 * gaps[min(len(gaps) - 1, int(share * len(gaps)))] if gaps else None
+
+    return read
+
+
+def cv(values: Sequence[float]) -> float:
+    """Coefficient of variation, %: 100 * sample standard deviation (n - 1) / mean; 0 for a single run."""
+    return 100 * stdev(values) / fmean(values) if len(values) > 1 else 0.0
+
+
+def _requests(run: Run, _: Reference) -> float:
+    return max(len(track.exchanges) for track in run.tracks)
+
+
+def _tokens(run: Run, _: Reference) -> float:
+    return sum(track.tokens for track in run.tracks)
+
+
+def _makespan(run: Run, _: Reference) -> float:
+    return run.makespan
+
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(name="total_throughput", unit="tok/s", better="higher", read=total_throughput, gate="always"),
+        Metric(
+            name="ttft",
+            unit="ms",
+            better="lower",
+            read=ttft,
+            margin=0.30,
+            session_sd=0.10,
+            gate="always",
+            short_runs=True,
+        ),
+        Metric(
+            name="overlap_efficiency",
+            unit="%",
+            better="higher",
+            read=overlap_efficiency,
+            scale="diff",
+            margin=5.0,
+            session_sd=1.0,
+            gate="several agents",
+        ),
+        Metric(name="makespan", unit="s", better="lower", read=_makespan),
+        Metric(name="requests", unit="", better="lower", read=_requests),
+        Metric(name="parallel_efficiency", unit="%", better="higher", read=parallel_efficiency, session_sd=0.005),
+        Metric(name="speedup", unit="x", better="higher", read=speedup),
+        Metric(name="decode_rate", unit="tok/s", better="higher", read=decode_rate),
+        Metric(
+            name="contention_rate",
+            unit="%",
+            better="lower",
+            read=contended,
+            scale="diff",
+            margin=5.0,
+            session_sd=1.0,
+            summary=fmean,
+        ),
+        Metric(
+            name="queue_wait",
+            unit="ms",
+            better="lower",
+            read=queue_wait,
+            scale="diff",
+            margin=50.0,
+            session_sd=10.0,
+        ),
+        Metric(name="itl_p50", unit="ms", better="lower", read=_gap(0.50)),
+        Metric(name="itl_p99", unit="ms", better="lower", read=_gap(0.99), margin=0.30, session_sd=0.10),
+        Metric(name="load_time", unit="ms", better="lower", read=load_time, margin=0.30, session_sd=0.10),
+        Metric(name="tokens", unit="", better="higher", read=_tokens),
+        Metric(name="cv", unit="%", better="lower", read=total_throughput, summary=cv),
+    )
+}
+
+UNGATEABLE = frozenset({"contention_rate", "cv", "requests", "tokens"})
+"""Reported only: one value per session, or a count that a share of the baseline says nothing about."""
+
+
+HEADLINES = ("total_throughput", "ttft", "overlap_efficiency", "parallel_efficiency", "makespan")
+"""What a reviewer reads first: the summary of a baseline file, the lines of a rebaseline."""
+
+
+def gateable() -> list[str]:
+    """The metrics a mark may list in `metrics=`, `margins=`, `session_sd=` and `floors=`."""
+    return [name for name in METRICS if name not in UNGATEABLE]
+
+
+def default_gated(agents: int) -> tuple[str, ...]:
+    """The metrics that are judged when the mark doesn't list any."""
+    wanted = {"always", "several agents"} if agents > 1 else {"always"}
+    return tuple(name for name, metric in METRICS.items() if metric.gate in wanted)
+
+
+def sample(run: Run, reference: Reference, *, kept: bool = True) -> Sample:
+    """One run reduced to its metrics' values; a run with a request that ended early counts for ttft only."""
+    short = any(exchange.short for exchange in run.exchanges)
+    wanted = [m for m in METRICS.values() if m.name != "cv" and (m.short_runs or not short)]
+    values = {metric.name: metric.read(run, reference) for metric in wanted}
+    return Sample({name: value for name, value in values.items() if value is not None}, kept)
+
+
+def summaries(samples: Iterable[Sample]) -> dict[str, float]:
+    """Every metric's summary over the kept runs: the median, contention_rate's mean, cv's variation, own units."""
+    kept = [s.values for s in samples if s.kept]
+    series = {name: [values[name] for values in kept if name in values] for name in METRICS}
+    series["cv"] = series["total_throughput"]
+    return {name: METRICS[name].summary(values) for name, values in series.items() if values}

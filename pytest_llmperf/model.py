@@ -1,0 +1,184 @@
+"""The words every floor speaks, frozen: what a test declares, what was measured, what was judged.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+Better = Literal["higher", "lower"]
+Scale = Literal["ratio", "diff"]
+Topology = Literal["dedicated", "shared"]
+Verdict = Literal["held", "improved", "inconclusive", "regressed", "not comparable", "no baseline", "invalid"]
+OptionValue = bool | int | float | str | Sequence[str]
+
+WORST_FIRST: tuple[Verdict, ...] = (
+    "invalid",
+    "regressed",
+    "not comparable",
+    "no baseline",
+    "inconclusive",
+    "held",
+    "improved",
+)
+FAILING: frozenset[Verdict] = frozenset({"invalid", "regressed", "not comparable", "no baseline"})
+JUDGED: frozenset[Verdict] = frozenset({"held", "improved", "inconclusive", "regressed"})
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict of a test: the worst of its metrics' verdicts; improved needs all of them not worse than held."""
+    found = min(verdicts, key=WORST_FIRST.index)
+    return "improved" if found == "held" and "improved" in verdicts else found
+
+
+class LlmperfError(Exception):
+    """Something the user can put right; its text is the whole message."""
+
+
+class InvalidRunError(LlmperfError):
+    """The measurement itself is broken: a crash, a cut stream, missing tokens. Verdict `invalid`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """One client of an instance, with built-in prompts; what is left out comes from the mark.
+
+    `options` are Ollama's request options (`num_ctx`, `temperature`, ...), `prompts` the requests of one run in order.
+    """
+
+    name: str | None = None
+    model: str | None = None
+    options: Mapping[str, OptionValue] | None = None
+    prompts: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One agent with nothing left to look up: what is sent to its instance in every run."""
+
+    name: str
+    model: str
+    options: Mapping[str, OptionValue]
+    prompts: tuple[str, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a test's marks declare, checked and complete. `margins`, `session_sd` and `floors` are by metric name."""
+
+    scenario: str
+    agents: tuple[Workload, ...]
+    topology: Topology = "dedicated"
+    max_runs: int = 5
+    warmup_requests: int = 3
+    solo_runs: int = 1
+    gated: tuple[str, ...] = ()
+    margins: Mapping[str, float] = field(default_factory=dict)
+    session_sd: Mapping[str, float] = field(default_factory=dict)
+    floors: Mapping[str, float] = field(default_factory=dict)
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run reduced to its metrics' values. Discarded runs stay on record with `kept=False` and are never judged."""
+
+    values: Mapping[str, float]
+    kept: bool = True
+
+
+@dataclass(frozen=True)
+class Session:
+    """Runs that shared started servers; `load_s` is the longest cold load of a model in it, by the client's clock."""
+
+    samples: tuple[Sample, ...]
+    load_s: float = 0.0
+
+    def series(self, metric: str) -> list[float]:
+        """The metric's values over the kept runs that have it, in run order."""
+        return [s.values[metric] for s in self.samples if s.kept and metric in s.values]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Committed samples of earlier sessions with their conditions: the content of one baseline file.
+
+    `test` is the full node id at the time of recording, `content` a hash of what the mark declared: it finds the file
+    again after a rename.
+    """
+
+    test: str
+    content: str
+    emulated: bool
+    conditions: Mapping[str, str | int | float | bool | None]
+    sessions: tuple[Session, ...]
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """From builtins, as they travel from a worker to the controller."""
+        sessions = [
+            Session(tuple(Sample(**sample) for sample in session["samples"]), session["load_s"])
+            for session in payload["sessions"]
+        ]
+        return cls(**{**payload, "sessions": tuple(sessions)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One judged line of a test: a metric against its baseline, or against a floor.
+
+    `change`, `low` and `high` are in the worsening direction: fractions of the baseline for ratio metrics, the
+    metric's unit otherwise. `margin` is the margin, or the floor where `floor` is true.
+    """
+
+    metric: str
+    verdict: Verdict
+    value: float | None = None
+    baseline: float | None = None
+    change: float | None = None
+    low: float | None = None
+    high: float | None = None
+    margin: float | None = None
+    catches80: float | None = None
+    floor: bool = False
+    runs: int = 0
+    baseline_runs: int = 0
+    baseline_sessions: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What one measured test tells the controller: travels as builtins on the test's own report."""
+
+    test: str
+    verdict: Verdict | None
+    machine: str = ""
+    emulated: bool = False
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+    record: Baseline | None = None
+    path: str = ""
+    command: str = ""
+    passed: bool = True
+
+    def to_payload(self) -> dict[str, Any]:
+        """Builtins only: execnet refuses dataclasses, enums and paths."""
+        return asdict(self)
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """The inverse of `to_payload`."""
+        record = payload["record"]
+        return cls(
+            **{
+                **payload,
+                "rows": tuple(Row(**row) for row in payload["rows"]),
+                "notes": tuple(payload["notes"]),
+                "record": Baseline.from_payload(record) if record else None,
+            }
+        )
