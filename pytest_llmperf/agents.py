@@ -1,0 +1,79 @@
+"""Release agents together and run them side by side: one thread each, all asleep until one deadline."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+LEAD_S = 0.01
+"""From the last agent's arrival to the release: a woken thread needs up to some ms on a busy machine."""
+
+
+class Client(Protocol[R_co]):
+    """What an agent is to the release: something to get ready, and something to do from a given moment on."""
+
+    def prepare(self) -> None:
+        """Everything that must not count: connections, encoded requests."""
+
+    def work(self, released: float) -> R_co:
+        """The agent's run; `released` is the common release on `time.perf_counter()`, in seconds."""
+
+
+def run_together(clients: Sequence[Client[R]]) -> tuple[float, list[R]]:
+    """Run all clients from one common release; returns that moment and each client's result, in order.
+
+    Raises what the first failing client raised. Threads still at work when the run is interrupted end with their
+    servers, which the fixtures stop next.
+    """
+    for client in clients:
+        client.prepare()
+    release = _Release(len(clients))
+    pool = ThreadPoolExecutor(len(clients), thread_name_prefix="llmperf-agent")
+    try:
+        with _no_collection():
+            futures = [pool.submit(_after, release, client) for client in clients]
+            results = [future.result() for future in futures]
+    finally:
+        pool.shutdown(wait=False)
+    return release.deadline, results
+
+
+class _Release:
+    """A barrier whose last arrival sets the deadline that all then sleep for."""
+
+    def __init__(self, parties: int) -> None:
+        self.deadline = 0.0
+        self._barrier = threading.Barrier(parties, action=self._set)
+
+    def _set(self) -> None:
+        self.deadline = time.perf_counter() + LEAD_S
+
+    def wait(self) -> float:
+        self._barrier.wait(timeout=60)
+        time.sleep(max(0.0, self.deadline - time.perf_counter()))
+        return self.deadline
+
+
+def _after(release: _Release, client: Client[R]) -> R:
+    return client.work(release.wait())
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector out of the timed window: a full collection stops all agents' threads."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

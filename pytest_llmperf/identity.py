@@ -1,0 +1,101 @@
+"""Read the conditions of a measurement: hardware, operating system, server, models, and what the mark declares."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pytest_llmperf.model import OptionValue, Spec, Workload
+
+Conditions = dict[str, str | int | float | bool | None]
+
+HARNESS = 1
+"""The measurement boundary: where the clocks start and stop. Raised when a change makes old numbers incomparable."""
+
+EMULATED_MACHINE = "emulated-rtx4080"
+EMULATOR_PHYSICS = 1
+"""Raised by hand when the emulated device behaves differently."""
+
+
+def machine_name(*, emulated: bool) -> str:
+    """The folder of this machine's baselines: processor, cores and system, e.g. `amd-ryzen-9-7945hx-32c-linux`."""
+    if emulated:
+        return EMULATED_MACHINE
+    name = re.sub(r"\((r|tm|c)\)|\b(cpu|processor|with|graphics)\b|@.*", " ", processor().lower())
+    words = re.sub(r"[^a-z0-9]+", "-", name).strip("-")[:40].rstrip("-") or platform.machine().lower()
+    return f"{words}-{psutil.cpu_count() or 1}c-{platform.system().lower()}"
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def hardware() -> Conditions:
+    """Processor, cores, memory tier in GiB (the power of two below, so that a kernel update changes nothing) and OS."""
+    return {
+        "cpu": processor(),
+        "cores": psutil.cpu_count() or 1,
+        "memory": 2 ** ((psutil.virtual_memory().total >> 30).bit_length() - 1),
+        "os": f"{platform.system()} {platform.release().split('.')[0]}",
+    }
+
+
+def declared(spec: Spec) -> Conditions:
+    """What the mark declares, one field per fact: scenario, topology, and each agent's model, options and work."""
+    facts: Conditions = {"scenario": spec.scenario, "topology": spec.topology, "agents": len(spec.agents)}
+    return facts | _of_agents([_work(agent) for agent in spec.agents])
+
+
+def _of_agents(each: Sequence[Conditions]) -> Conditions:
+    """One field per agent, or one for all agents where all are alike."""
+    if all(facts == each[0] for facts in each):
+        return {f"agent.{name}": value for name, value in each[0].items()}
+    return {f"agent{n}.{name}": value for n, facts in enumerate(each, start=1) for name, value in facts.items()}
+
+
+def _work(agent: Workload) -> Conditions:
+    options = {f"options.{name}": _plain(value) for name, value in agent.options.items()}
+    return {"model": agent.model, **options, "prompts": _hash(agent.prompts), "tokens": agent.tokens}
+
+
+def _plain(value: OptionValue) -> str | int | float | bool:
+    return value if isinstance(value, str | int | float | bool) else json.dumps(list(value))
+
+
+def content_key(spec: Spec) -> str:
+    """A hash of what the mark declares: equal for a test before and after it was renamed."""
+    return _hash(declared(spec))
+
+
+def _hash(value: Sequence[str] | Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def conditions(
+    spec: Spec, *, emulated: bool, version: str, gpu: str | None, models: Mapping[str, Mapping[str, Any]]
+) -> Conditions:
+    """All conditions of a measurement; of an emulated one nothing of the host is among them.
+
+    `models` are the server's own entries (`digest`, `details`) by the name the mark uses.
+    """
+    facts: Conditions = {"harness": HARNESS, "server": f"ollama {version}", "gpu": gpu}
+    facts |= {"backend": "emulator", "physics": EMULATOR_PHYSICS} if emulated else {"backend": "ollama", **hardware()}
+    return facts | declared(spec) | _of_agents([_weights(models[agent.model]) for agent in spec.agents])
+
+
+def _weights(entry: Mapping[str, Any]) -> Conditions:
+    details = entry.get("details") or {}
+    return {"digest": str(entry.get("digest", ""))[:16], "quantization": details.get("quantization_level")}

@@ -1,0 +1,154 @@
+"""Supervise a server process, whatever it serves: a group of its own, a log, readiness, and a stop that leaves nothing.
+
+Also the device lane: the lock that keeps two measurements off one device. Knows neither pytest nor HTTP.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from filelock import FileLock, Timeout
+
+from pytest_llmperf.model import LlmperfError
+
+T = TypeVar("T")
+
+GRACE_S = 10.0
+"""A server may take this long to end after TERM; Ollama needs 8-40 ms, its runners included."""
+
+log = logging.getLogger(__name__)
+
+
+class ServerError(LlmperfError):
+    """A server died or never became ready; the message ends with the last lines of its log."""
+
+
+class Server:
+    """One started process and the log its stdout and stderr go to (a file: nobody has to drain a pipe)."""
+
+    def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log_path: Path) -> None:
+        self.argv, self.log_path, self._stopped = list(argv), log_path, False
+        with log_path.open("wb") as sink:
+            self._process = subprocess.Popen(
+                self.argv,
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                creationflags=_CREATION_FLAGS,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id; on POSIX also the id of the server's process group."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
+
+    def log_text(self) -> str:
+        """All it has printed so far."""
+        return self.log_path.read_text("utf-8", errors="replace")
+
+    def wait_until(self, ready: Callable[[], T | None], *, limit_s: float, what: str) -> T:
+        """Poll until `ready()` is not None and return that; raise ServerError on death or after `limit_s` seconds."""
+        give_up = time.monotonic() + limit_s
+        while (found := ready()) is None:
+            if self.exit_code is not None:
+                end = f"exited with code {self.exit_code} before {what}"
+                raise ServerError(f"{self._name()} {end}; {self.last_words()}")
+            if time.monotonic() > give_up:
+                raise ServerError(f"{self._name()} gave no sign of {what} within {limit_s:g} s; {self.last_words()}")
+            time.sleep(0.01)
+        return found
+
+    def last_words(self, lines: int = 12) -> str:
+        """The last lines of the log, as the end of an error message."""
+        said = self.log_text().splitlines()[-lines:]
+        return "\n  ".join(["the last lines of its log:", *said]) if said else "its log is empty"
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """TERM to the group, wait, KILL the group: runners that a killed server left behind go too. Once is enough."""
+        if self._stopped:
+            return
+        self._stopped = True  # its process group's id may be somebody else's from now on
+        family = _family(self.pid)
+        _signal_group(self._process, family, force=False)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_s)
+        _signal_group(self._process, family, force=True)
+        self._process.wait()
+
+    def _name(self) -> str:
+        return subprocess.list2cmdline(self.argv)
+
+
+if sys.platform == "win32":
+    _CREATION_FLAGS = subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    _CREATION_FLAGS = 0
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """The process and its descendants now; psutil checks the creation time before it signals, so no pid is mistaken."""
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def _signal_group(process: subprocess.Popen[bytes], family: Sequence[psutil.Process], *, force: bool) -> None:
+    if sys.platform == "win32":
+        for member in family:  # Windows has no TERM for a process without a console: terminate() is the end there
+            with suppress(psutil.Error):
+                member.terminate()
+    else:
+        with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
+            os.killpg(process.pid, signal.SIGKILL if force else signal.SIGTERM)
+
+
+@contextmanager
+def device_lane(device: str, holder: str) -> Iterator[float]:
+    """Hold the measuring lane of a device across processes; yields the seconds waited.
+
+    Waits as long as the holder lives (the operating system frees the lock of a dead one) and says who that is, through
+    `logging`. The lock file stays: unlinking a held one would split its waiters.
+    """
+    folder = Path(tempfile.gettempdir()) / f"pytest-llmperf-{getpass.getuser()}"
+    folder.mkdir(exist_ok=True)
+    lock, card = FileLock(folder / f"{device}.lock"), folder / f"{device}.holder"
+    began = time.monotonic()
+    while True:
+        with suppress(Timeout):
+            lock.acquire(timeout=10)
+            break
+        log.warning("waiting for the device lane %s, held by %s", device, _read(card))
+    try:
+        card.write_text(f"{holder} (process {os.getpid()})", "utf-8")
+        yield time.monotonic() - began
+    finally:
+        card.unlink(missing_ok=True)
+        lock.release()
+
+
+def _read(card: Path) -> str:
+    try:
+        return card.read_text("utf-8")
+    except OSError:
+        return "a process that has not said its name"

@@ -1,0 +1,148 @@
+"""The timed client: one blocking socket, a user-space stamp on every read, nothing parsed before the run is over.
+
+Stamps are `time.perf_counter()` seconds. Parsing beside a stream would delay the next stamp, and what an HTTP client
+object burns per chunk is taken from a model that runs on the same cores; so the timed path is sockets and bytes only.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import h11
+
+from pytest_llmperf.model import InvalidRunError
+from pytest_llmperf.traffic import Line, Recording
+
+STALL_LIMIT_S = 300.0
+"""A stream without a byte for this long is given up; it covers queueing and prefill of a long prompt."""
+
+_CHUNKED_END = b"\r\n0\r\n\r\n"  # JSON escapes CR and LF, so no NDJSON payload can hold it
+
+
+class Connection:
+    """One kept-alive connection of one agent."""
+
+    def __init__(self, host: str, port: int, stall_limit_s: float = STALL_LIMIT_S) -> None:
+        self._address, self._stall_limit_s = (host, port), stall_limit_s
+        self._socket: socket.socket | None = None
+        self._buffer = bytearray(1 << 16)
+
+    @property
+    def url(self) -> str:
+        """Where it connects to."""
+        return f"http://{self._address[0]}:{self._address[1]}"
+
+    def connect(self) -> None:
+        """Open the connection, before the agents are released; InvalidRunError when nothing answers."""
+        self.close()
+        try:
+            self._socket = socket.create_connection(self._address, timeout=10)
+        except OSError as error:
+            raise InvalidRunError(f"{self.url} does not answer: {error.strerror or error}") from error
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.settimeout(self._stall_limit_s)
+
+    def close(self) -> None:
+        """Close it, if it is open."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def exchange(self, request: bytes, released: float | None = None) -> Recording:
+        """Send one request and record its answer to the last byte; `released` is when it was due (default: now)."""
+        if self._socket is None:
+            self.connect()
+        assert self._socket is not None  # noqa: S101 - connect() opened it
+        try:
+            sent = time.perf_counter()
+            self._socket.sendall(request)
+            return Recording(sent if released is None else released, sent, tuple(self._reads(self._socket)))
+        except TimeoutError as error:
+            raise InvalidRunError(f"{self.url} sent no byte for {self._stall_limit_s:g} s") from error
+        except OSError as error:
+            raise InvalidRunError(f"{self.url} broke the connection: {error.strerror or error}") from error
+
+    def _reads(self, source: socket.socket) -> Iterator[tuple[float, bytes]]:
+        view, end = memoryview(self._buffer), _End()
+        while not end.reached:
+            size = source.recv_into(view)
+            stamp = time.perf_counter()
+            if not size:
+                return
+            data = bytes(view[:size])
+            end.see(data)
+            yield stamp, data
+
+
+class _End:
+    """Notices the end of a response with as little work as possible: a look at the head, then at the last bytes."""
+
+    def __init__(self) -> None:
+        self.reached = False
+        self._tail, self._missing, self._in_body = b"", 0, False
+
+    def see(self, data: bytes) -> None:
+        self._tail += data
+        if not self._in_body:
+            head, separator, body = self._tail.partition(b"\r\n\r\n")
+            if not separator:
+                return
+            self._in_body, self._missing = True, _content_length(head)
+            data, self._tail = body, b"\r\n" + body
+        if self._missing >= 0:
+            self._missing -= len(data)
+            self.reached = self._missing <= 0
+        else:
+            self.reached = self._tail.endswith(_CHUNKED_END)
+        self._tail = self._tail[-len(_CHUNKED_END) :]
+
+
+def _content_length(head: bytes) -> int:
+    """The body's length from the head, -1 where it is chunked."""
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return -1
+
+
+def lines(recording: Recording) -> tuple[int, list[Line]]:
+    """The answer's HTTP status and its body's non-empty lines, each with the stamp of the read that completed it.
+
+    Raises InvalidRunError for what is no HTTP or ends before its body does.
+    """
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+    parser.send(h11.EndOfMessage())
+    status, rest, found = 0, b"", list[Line]()
+    try:
+        for at, data in recording.reads:
+            parser.receive_data(data)
+            for event in _events(parser):
+                if isinstance(event, h11.Response):
+                    status = event.status_code
+                elif isinstance(event, h11.Data):
+                    rest += bytes(event.data)
+            *complete, rest = rest.split(b"\n")
+            found += _stamped(at, complete)
+        parser.receive_data(b"")
+        list(_events(parser))
+    except h11.RemoteProtocolError as error:
+        if not found:
+            raise InvalidRunError(f"the server's answer is no whole HTTP response: {error}") from error
+    if rest:
+        found += _stamped(recording.reads[-1][0], [rest])
+    return status, found
+
+
+def _stamped(at: float, complete: list[bytes]) -> Iterator[Line]:
+    texts = [text.decode("utf-8", "replace") for text in complete if text.strip()]
+    return (Line(at, text, alone=len(texts) == 1) for text in texts)
+
+
+def _events(parser: h11.Connection) -> Iterator[h11.Event]:
+    while isinstance(event := parser.next_event(), h11.Event):
+        yield event
+        if isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
+            return
