@@ -1,0 +1,159 @@
+"""The `llmperf` fixture's object: measure once, judge by helpers, fail with one text that lists all that was judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
+
+import pytest
+
+from pytest_llmperf import verdicts
+from pytest_llmperf.case import Case, NoBaselineError
+from pytest_llmperf.measured import Measured
+from pytest_llmperf.model import FAILING, Baseline, Entry, LlmperfError, Row, Verdict, worst
+from pytest_llmperf.report import failure
+
+
+class Gate:
+    """The measurement of one test and its judgement.
+
+    `measure()` and `check()` measure, once per test; the `assert_*` helpers judge what was measured. Each fails the
+    test with one text that lists everything judged so far.
+    """
+
+    def __init__(self, case: Case, take: Callable[[Baseline | None], Measured]) -> None:
+        self._case, self._take = case, take
+        self._baseline: Baseline | None = None
+        self._measured: Measured | None = None
+        self._rows: list[Row] = []
+        self._judged = False
+        self._broken: Verdict | None = None
+        self._notes: list[str] = []
+
+    def measure(self) -> Measured:
+        """Measure what the mark declares; fails before anything is spent when there is no usable baseline.
+
+        Under `--llmperf-rebaseline` it measures that many sessions and looks at no baseline.
+        """
+        if self._measured is not None:
+            self._fail("invalid", "measured twice; a test is one measurement: use @pytest.mark.parametrize for more")
+        with self.plainly():
+            if self._case.spec.gated and not self._recording:
+                self._baseline = self._case.load()
+            self._measured = self._take(self._baseline)
+        return self._measured
+
+    def check(self) -> Measured:
+        """Measure, and judge everything the mark declares: each gated metric against the baseline, each floor."""
+        measured = self.measure()
+        spec = self._case.spec
+        floors = [verdicts.against_floor(metric, measured, floor) for metric, floor in spec.floors.items()]
+        self._conclude([*self._against_baseline(spec.gated, measured), *floors])
+        return measured
+
+    def assert_no_regression(self, measured: Measured) -> None:
+        """Every gated metric against the baseline."""
+        self._conclude(self._against_baseline(self._case.spec.gated, measured))
+
+    def assert_throughput(self, measured: Measured, *, at_least: float | None = None) -> None:
+        """total_throughput against the baseline, or against a floor in tok/s."""
+        self._one("total_throughput", measured, at_least)
+
+    def assert_ttft(self, measured: Measured, *, at_most: float | None = None) -> None:
+        """Time to first token against the baseline, or against a limit in ms."""
+        self._one("ttft", measured, at_most)
+
+    def assert_efficiency(
+        self, measured: Measured, *, overlap: float | None = None, parallel: float | None = None
+    ) -> None:
+        """overlap_efficiency against the baseline, or floors in %: `overlap=` and `parallel=` name which one is meant.
+
+        Two agents on one GPU typically score 90-99 in overlap and 40-60 in parallel efficiency.
+        """
+        floors = {"overlap_efficiency": overlap, "parallel_efficiency": parallel}
+        asked = {metric: floor for metric, floor in floors.items() if floor is not None}
+        if asked:
+            self._conclude([verdicts.against_floor(metric, measured, floor) for metric, floor in asked.items()])
+        else:
+            self._one("overlap_efficiency", measured, None)
+
+    def finish(self) -> None:
+        """At the end of the test's call: what was measured must have been judged."""
+        if self._measured is not None and not self._judged:
+            self._fail(
+                "invalid",
+                "measured, never judged; end the test with llmperf.check() instead of measure(), "
+                "or call assert_no_regression, assert_throughput, assert_ttft or assert_efficiency",
+            )
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The test's verdict so far, None before there is one."""
+        return self._broken or (worst([row.verdict for row in self._rows]) if self._rows else None)
+
+    @property
+    def measured(self) -> Measured | None:
+        """What was measured, None before that."""
+        return self._measured
+
+    def entry(self, *, passed: bool) -> Entry | None:
+        """What the controller has to know; None for a test that neither measured nor failed to."""
+        if self._measured is None and self._broken is None:
+            return None
+        return Entry(
+            test=self._case.test,
+            verdict=self.verdict,
+            machine=self._case.machine,
+            emulated=self._case.settings.emulated,
+            rows=tuple(self._rows),
+            notes=tuple(self._notes),
+            record=self._case.record(self._measured) if self._recording and self._measured else None,
+            path=str(self._case.path),
+            command=self._case.command("--llmperf-rebaseline"),
+            passed=passed,
+        )
+
+    @contextmanager
+    def plainly(self) -> Iterator[None]:
+        """Turn what the user can put right into a failure that is all text: no line of ours in a traceback."""
+        try:
+            yield
+        except NoBaselineError as error:
+            self._fail("no baseline", str(error))
+        except LlmperfError as error:
+            self._fail("invalid", str(error))
+
+    @property
+    def _recording(self) -> bool:
+        return self._case.settings.rebaseline
+
+    def _one(self, metric: str, measured: Measured, floor: float | None) -> None:
+        if floor is not None:
+            self._conclude([verdicts.against_floor(metric, measured, floor)])
+        else:
+            self._conclude(self._against_baseline([metric], measured))
+
+    def _against_baseline(self, metrics: Sequence[str], measured: Measured) -> list[Row]:
+        if self._recording:
+            return []
+        with self.plainly():
+            found = self._baseline or self._case.load()
+        return [verdicts.against_baseline(metric, self._case.spec, measured, found) for metric in metrics]
+
+    def _conclude(self, rows: Sequence[Row]) -> None:
+        self._judged = True
+        self._rows += [row for row in rows if row not in self._rows]
+        if note := verdicts.disagreement(self._rows):
+            self._notes = [note]
+        if any(row.verdict in FAILING for row in self._rows) and self._measured is not None:
+            command = self._case.command("--llmperf-rebaseline")
+            text = failure.judged(self._rows, self._measured, self._case.spec, command=command, notes=self._notes)
+            raise pytest.fail.Exception(text, pytrace=False)
+
+    def _fail(self, verdict: Verdict, message: str) -> NoReturn:
+        self._broken = verdict
+        self._notes = [message]
+        command = self._case.command("--llmperf-rebaseline")
+        text = failure.broken(verdict, self._case.test, message, command=command)
+        raise pytest.fail.Exception(text, pytrace=False) from None

@@ -1,0 +1,101 @@
+"""The fixtures: where servers, agents, metrics and the gate meet inside a test.
+
+Everything heavy is imported in a fixture's body: an idle run pays for none of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from pytest_llmperf import keys, markers
+from pytest_llmperf.model import LlmperfError, Spec
+
+if TYPE_CHECKING:
+    from pytest_llmperf.assertions import Gate
+    from pytest_llmperf.instances import Fleet, Instance
+
+
+class InstanceFactory(Protocol):
+    """What the `ollama_factory` fixture gives."""
+
+    def __call__(self, name: str | None = None, env: Mapping[str, str] | None = None) -> Instance:
+        """Start one more instance for this test; `env` goes over the plugin's own environment variables."""
+
+
+@pytest.fixture
+def _llmperf_fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+    """All instances of this test; they are stopped, and the device lane given back, whatever happens."""
+    from pytest_llmperf.measuring import open_fleet
+
+    with _plainly():
+        fleet = open_fleet(request.config.stash[keys.SETTINGS], request.node.nodeid)
+    try:
+        yield fleet
+    finally:
+        fleet.close()
+
+
+@pytest.fixture
+def ollama_factory(_llmperf_fleet: Fleet) -> InstanceFactory:
+    """Start any number of isolated instances for this test, each with any environment."""
+
+    def start(name: str | None = None, env: Mapping[str, str] | None = None) -> Instance:
+        with _plainly():
+            return _llmperf_fleet.start(name, env)
+
+    return start
+
+
+@pytest.fixture
+def ollama(ollama_factory: InstanceFactory) -> Instance:
+    """One isolated instance: url, port, version, log, env."""
+    return ollama_factory()
+
+
+@pytest.fixture
+def ollama_instances(request: pytest.FixtureRequest, ollama_factory: InstanceFactory) -> list[Instance]:
+    """The instances of the mark's topology: one per agent (dedicated) or one for all (shared)."""
+    spec = _declared(request.node)
+    names = [agent.name for agent in spec.agents] if spec.topology == "dedicated" else ["shared"]
+    return [ollama_factory(name) for name in names]
+
+
+@pytest.fixture
+def llmperf(request: pytest.FixtureRequest, _llmperf_fleet: Fleet) -> Iterator[Gate]:
+    """The measurement of this test: `check()`, or `measure()` and the `assert_*` helpers."""
+    from pytest_llmperf.assertions import Gate
+    from pytest_llmperf.case import Case
+    from pytest_llmperf.measuring import take
+
+    node, stash = request.node, request.config.stash
+    settings, marked = stash[keys.SETTINGS], stash[keys.MARKED]
+    case = Case(node.nodeid, _declared(node), settings, marked)
+    # servers are started by the first measure(), after the baseline was read
+    gate = Gate(case, partial(take, case, _llmperf_fleet, partial(request.getfixturevalue, "ollama_instances")))
+    node.stash[keys.GATE] = gate
+    yield gate
+    if gate.verdict in (None, "held", "improved"):
+        case.drop_evidence()
+    else:
+        case.keep_evidence(_llmperf_fleet.logs(), gate.measured)
+
+
+def _declared(node: pytest.Item) -> Spec:
+    if markers.marked(node):
+        return markers.spec_of(node)
+    needs = "@pytest.mark.llmperf(scenario=..., model=...)"
+    pytest.fail(f"llmperf: {node.nodeid} declares nothing to measure; write {needs} over it", pytrace=False)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Show what the user can put right as text alone: no line of ours in a traceback."""
+    try:
+        yield
+    except LlmperfError as error:
+        raise pytest.fail.Exception(f"llmperf: {error}", pytrace=False) from None

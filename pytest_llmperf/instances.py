@@ -1,0 +1,140 @@
+"""Instances: a server process, what we know of Ollama and a scratch folder, put together and taken apart again."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import MappingProxyType
+
+from pytest_llmperf import ollama
+from pytest_llmperf.model import LlmperfError
+from pytest_llmperf.server import Server, ServerError
+
+_PORT_TAKEN = ("address already in use", "Only one usage of each socket address")
+
+
+class Instance:
+    """One isolated server: `url`, `port`, `version`, `log` (path), `env` (read-only). Loopback only."""
+
+    def __init__(self, fleet: Fleet, name: str, extra: Mapping[str, str]) -> None:
+        self.name = name
+        self._fleet, self._extra = fleet, dict(extra)
+        self._start()
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.name} {self.url}>"
+
+    @property
+    def emulated(self) -> bool:
+        """Whether this is the emulator."""
+        return self._fleet.binary is None
+
+    @property
+    def store(self) -> str:
+        """Where its models are, in words."""
+        return "the emulator" if self.emulated else f"the model store {self.env['OLLAMA_MODELS']}"
+
+    @property
+    def port(self) -> int:
+        """The port the server chose."""
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._server.pid
+
+    def control(self) -> ollama.Control:
+        """A connection for control calls, to be used in a `with`."""
+        return ollama.Control(self.url)
+
+    def stop(self) -> None:
+        """Stop the server and everything it started."""
+        self._server.stop()
+
+    def restart(self) -> None:
+        """Stop it and start it anew in the fleet's present session folder: new port, same environment."""
+        self.stop()
+        self._start()
+
+    def why_dead(self) -> str | None:
+        """How the server ended with its last words, None while it runs."""
+        code = self._server.exit_code
+        return None if code is None else f"{self.name} exited with code {code}; {self._server.last_words()}"
+
+    def _start(self) -> None:
+        home = self._fleet.folder / self.name
+        home.mkdir(exist_ok=True)
+        self.log = self._fleet.folder / f"{self.name}.log"
+        env = ollama.environment(home, self._extra, emulated=self.emulated)
+        self.env: Mapping[str, str] = MappingProxyType(env)
+        self._server = Server(ollama.argv(self._fleet.binary), env=env, cwd=home, log_path=self.log)
+        try:
+            self.url, self.version = self._readiness()
+        except BaseException:
+            self._server.stop()
+            raise
+
+    def _readiness(self) -> tuple[str, str]:
+        try:
+            url = self._server.wait_until(
+                lambda: ollama.listening(self._server.log_text()), limit_s=ollama.START_LIMIT_S, what="listening"
+            )
+            with ollama.Control(url) as control:
+                limit_s = ollama.START_LIMIT_S
+                return url, self._server.wait_until(control.ready, limit_s=limit_s, what="answering HTTP")
+        except ServerError as error:
+            if any(words in str(error) for words in _PORT_TAKEN):
+                host = self.env["OLLAMA_HOST"]
+                remedy = "leave OLLAMA_HOST out and the server picks a free one"
+                raise LlmperfError(f"OLLAMA_HOST={host}: the port is in use; {remedy}\n{error}") from error
+            raise
+
+
+class Fleet:
+    """The instances of one test, the device lane they run in, and their scratch folder; `binary` None is the emulator.
+
+    The lane is taken before the first start and given back after the last stop.
+    """
+
+    def __init__(self, binary: str | None, lane: AbstractContextManager[float]) -> None:
+        self.binary, self.waited_s = binary, 0.0
+        self.instances: list[Instance] = []
+        self._lane, self._held, self._scratch = lane, ExitStack(), Path()
+        self.folder = Path()
+
+    def start(self, name: str | None = None, env: Mapping[str, str] | None = None) -> Instance:
+        """Start one instance and wait for its first HTTP 200."""
+        if not self.folder.name:
+            self.waited_s = self._held.enter_context(self._lane)
+            self._scratch = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="llmperf-")))
+            self._open_session()
+        instance = Instance(self, name or f"instance{len(self.instances) + 1}", env or {})
+        self.instances.append(instance)
+        return instance
+
+    def new_session(self) -> None:
+        """Stop all instances, then start them anew, one after the other."""
+        for instance in self.instances:
+            instance.stop()
+        self._open_session()
+        for instance in self.instances:
+            instance.restart()
+
+    def logs(self) -> list[Path]:
+        """The logs of the present session's servers."""
+        return sorted(instance.log for instance in self.instances)
+
+    def close(self) -> None:
+        """Stop everything, remove the scratch folder, give the lane back; also after an error in between."""
+        with self._held:
+            for instance in self.instances:
+                self._held.callback(instance.stop)
+        self.instances.clear()
+
+    def _open_session(self) -> None:
+        self.folder = self._scratch / f"session-{secrets.token_hex(4)}"
+        self.folder.mkdir()

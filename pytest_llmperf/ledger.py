@@ -1,0 +1,70 @@
+"""The session's books, kept by the controller or a plain run: gathers entries, writes baselines once, prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_llmperf import keys
+from pytest_llmperf.model import JUDGED, Entry
+
+
+class Ledger:
+    """Registered once per run, never in an xdist worker; imports and prints nothing where nothing was measured."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._settings = config.stash[keys.SETTINGS]
+        self._marked = config.stash[keys.MARKED]
+        self._entries: list[Entry] = []
+        self._lines: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take a test's entry off its report."""
+        if payload := getattr(report, "llmperf", None):
+            self._entries.append(Entry.from_payload(payload))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - xdist's WorkerController has no public type
+        """An xdist worker has ended: learn which marked tests there are (nothing, if it crashed)."""
+        self._marked.update(getattr(node, "workeroutput", {}).get("llmperf_marked", ()))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write baselines under --llmperf-rebaseline, and hold --llmperf-require."""
+        if self._settings.rebaseline and self._entries:
+            from pytest_llmperf.report import recorded
+
+            written, complete = recorded.write(self._entries, self._settings)
+            self._lines += written
+            if not complete:
+                _fail(session)
+        if missing := self._missing():
+            self._lines.append(missing)
+            _fail(session)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """One row per gated metric, worst first, then the count line; nothing where no test is marked."""
+        if not self._entries and not self._lines:
+            return
+        from pytest_llmperf.report import terminal
+
+        terminalreporter.section("llmperf")
+        body = terminal.body(self._entries)
+        for line in [*body, *self._lines, terminal.count(self._entries, len(self._marked))]:
+            terminalreporter.line(line)
+
+    def _missing(self) -> str | None:
+        require = self._settings.require
+        if require is None:
+            return None
+        judged = sum(entry.verdict in JUDGED for entry in self._entries)
+        wanted = len(self._marked) if require == "all" else int(require)
+        if judged >= max(wanted, 1):
+            return None
+        return f"llmperf: --llmperf-require={require}: {judged} tests were judged, {wanted} are required"
+
+
+def _fail(session: pytest.Session) -> None:
+    if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

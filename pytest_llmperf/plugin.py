@@ -1,0 +1,73 @@
+"""pytest's entry: hooks only, each delegates at once. An idle run imports nothing heavy, starts and prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from pytest_llmperf import keys, markers, settings
+from pytest_llmperf.fixtures import _llmperf_fleet, llmperf, ollama, ollama_factory, ollama_instances
+from pytest_llmperf.ledger import Ledger
+
+__all__ = ["_llmperf_fleet", "llmperf", "ollama", "ollama_factory", "ollama_instances"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini keys."""
+    settings.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Resolve the settings, in every process; the ledger is kept by a plain run or by xdist's controller only."""
+    config.addinivalue_line("markers", markers.HELP)
+    config.stash[keys.SETTINGS] = settings.Settings.from_config(config)
+    config.stash[keys.MARKED], config.stash[keys.IDS] = set(), {}
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Ledger(config), "llmperf-ledger")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,  # noqa: ARG001 - pytest passes it by name
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Check the marks of a file's tests once they are collected, in every process: all mistakes at once.
+
+    UsageError here would end an xdist run without its message (pytest-xdist #674), so the collect report fails instead.
+    """
+    report = yield
+    if errors := markers.problems_in(report.result or ()) if report.passed else []:
+        report.outcome, report.longrepr = "failed", "\n".join(errors)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note all marked tests before -m and -k deselect some; in a worker and in a plain run."""
+    config.stash[keys.MARKED].update(item.nodeid for item in items if markers.marked(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """After the test's body, still in its call phase: what was measured must have been judged."""
+    yield
+    if gate := item.stash.get(keys.GATE, None):
+        gate.finish()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send what was measured and judged along with the test's own report; in a worker and in a plain run."""
+    report = yield
+    gate = item.stash.get(keys.GATE, None)
+    if call.when == "call" and gate and (entry := gate.entry(passed=report.passed)):
+        report.llmperf = entry.to_payload()  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a worker: tell the controller which marked tests there are."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["llmperf_marked"] = [*session.config.stash[keys.MARKED]]

@@ -1,0 +1,95 @@
+"""Options and ini keys, declared and resolved once into a frozen `Settings`; the only place that raises UsageError."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+BACKENDS = ("ollama", "emulator")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line and the ini file say, with the command line first.
+
+    `require` is how many tests must be judged: a number, "all", or None. `sessions` applies to a rebaseline.
+    """
+
+    backend: str
+    ollama: str | None
+    baselines: Path
+    rebaseline: bool
+    sessions: int
+    require: int | str | None
+    rootdir: Path
+    invoked_from: Path
+    typed: tuple[str, ...]
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the emulator is measured."""
+        return self.backend == "emulator"
+
+    @classmethod
+    def from_config(cls, config: pytest.Config) -> Settings:
+        """Read and check everything once; called in `pytest_configure`, in the controller and in every worker."""
+        option = config.option
+        baselines = config.getini("llmperf_baselines")
+        return cls(
+            backend=_backend(option.llmperf_backend, config.getini("llmperf_backend")),
+            ollama=config.getini("llmperf_ollama") or None,
+            baselines=baselines[0] if baselines else config.rootpath / "baselines",
+            rebaseline=option.llmperf_rebaseline,
+            sessions=option.llmperf_sessions,
+            require=_require(option.llmperf_require),
+            rootdir=config.rootpath,
+            invoked_from=config.invocation_params.dir,
+            typed=(f"--llmperf-backend={option.llmperf_backend}",) if option.llmperf_backend else (),
+        )
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the command-line options and their ini twins."""
+    group = parser.getgroup("llmperf", "performance gates for LLM stacks")
+    group.addoption(
+        "--llmperf-rebaseline",
+        action="store_true",
+        help="measure the selected tests and write their baselines instead of judging",
+    )
+    group.addoption(
+        "--llmperf-sessions",
+        type=int,
+        default=4,
+        metavar="N",
+        help="sessions a rebaseline records, servers restarted between them (default: 4)",
+    )
+    group.addoption(
+        "--llmperf-backend",
+        metavar="NAME",
+        help="the server to measure: ollama (default) or emulator; ini llmperf_backend",
+    )
+    group.addoption(
+        "--llmperf-require", metavar="N|all", help="exit 1 if fewer than N (or not all) marked tests were judged"
+    )
+    parser.addini("llmperf_backend", "the server to measure: ollama (default) or emulator", default="ollama")
+    parser.addini("llmperf_ollama", "path of the ollama binary (default: the one on PATH)", default="")
+    parser.addini(
+        "llmperf_baselines", "folder of the committed baselines (default: baselines in rootdir)", type="paths"
+    )
+
+
+def _backend(option: str | None, ini: str) -> str:
+    chosen, where = (option, "--llmperf-backend") if option is not None else (ini, "ini llmperf_backend")
+    if chosen not in BACKENDS:
+        raise pytest.UsageError(f"{where} takes {' or '.join(BACKENDS)}, not {chosen!r}")
+    return chosen
+
+
+def _require(text: str | None) -> int | str | None:
+    if text is None or text == "all":
+        return text
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise pytest.UsageError(f"--llmperf-require takes a number of tests or the word all, not {text!r}")
