@@ -1,0 +1,81 @@
+"""A loaded model, and the queue in front of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from pytest_llmperf.emulator.device import Claim
+from pytest_llmperf.emulator.models import Model
+from pytest_llmperf.emulator.options import LoadOptions
+
+
+class Fifo:
+    """A semaphore as a context manager that serves in order of arrival, which threading.Semaphore does not promise."""
+
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._waiting: deque[threading.Event] = deque()
+        self._guard = threading.Lock()
+
+    def __enter__(self) -> None:
+        turn = threading.Event()
+        with self._guard:
+            if self._free:
+                self._free -= 1
+                return
+            self._waiting.append(turn)
+        turn.wait()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._free += 1
+
+
+class Pace:
+    """Steps that end at absolute deadlines: a late wake-up shortens the next sleep instead of adding up.
+
+    `share` is asked at every step which part of its solo speed the stream has now.
+    """
+
+    def __init__(self, share: Callable[[], float]) -> None:
+        self._share = share
+        self._deadline = time.perf_counter()
+
+    def step(self, seconds: float) -> None:
+        """Sleep until the end of a step that takes `seconds` alone; return at once when that has passed."""
+        self._deadline += seconds / self._share()
+        delay = self._deadline - time.perf_counter()
+        if delay > 0:
+            time.sleep(delay)
+
+
+@dataclass(kw_only=True)
+class Runner:
+    """One loaded model. `expires` is in seconds since the epoch; a retiring runner takes no new requests."""
+
+    model: Model
+    name: str
+    load: LoadOptions
+    claim: Claim
+    slots: Fifo
+    users: int = 0
+    expires: float = 0.0
+    retiring: bool = False
+
+    def accepts(self, asked: LoadOptions) -> bool:
+        """Whether a request with these load-time options needs no reload."""
+        return not self.retiring and self.load.serve(asked)
+
+    def over(self) -> bool:
+        """Whether nobody uses it and its time has come."""
+        return not self.users and (self.retiring or time.time() >= self.expires)
