@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-from pytest_llmperf import keys, markers, settings
+from pytest_llmperf import keys, settings
 from pytest_llmperf.fixtures import _llmperf_fleet, llmperf, ollama, ollama_factory, ollama_instances
 from pytest_llmperf.ledger import Ledger
 
@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Resolve the settings, in every process; the ledger is kept by a plain run or by xdist's controller only."""
-    config.addinivalue_line("markers", markers.HELP)
+    config.addinivalue_line("markers", _help() if config.option.markers else "llmperf")
     config.stash[keys.SETTINGS] = settings.Settings.from_config(config)
     config.stash[keys.MARKED], config.stash[keys.IDS] = set(), {}
     if not hasattr(config, "workerinput"):
@@ -29,30 +29,36 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(
-    collector: pytest.Collector,  # noqa: ARG001 - pytest passes it by name
+    collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """Check the marks of a file's tests once they are collected, in every process: all mistakes at once.
 
     UsageError here would end an xdist run without its message (pytest-xdist #674), so the collect report fails instead.
     """
     report = yield
-    if errors := markers.problems_in(report.result or ()) if report.passed else []:
-        report.outcome, report.longrepr = "failed", "\n".join(errors)
+    nodes = report.result if report.passed and report.result else []
+    if any(_marked(node) for node in nodes):
+        _check(report, nodes, collector.config)
     return report
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Note all marked tests before -m and -k deselect some; in a worker and in a plain run."""
-    config.stash[keys.MARKED].update(item.nodeid for item in items if markers.marked(item))
+    config.stash[keys.MARKED].update(item.nodeid for item in items if _marked(item))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
-    """After the test's body, still in its call phase: what was measured must have been judged."""
-    yield
-    if gate := item.stash.get(keys.GATE, None):
-        gate.finish()
+    """After the test's body, still in its call phase: what was measured must have been judged; evidence is kept."""
+    gate = item.stash.get(keys.GATE, None)
+    try:
+        yield
+        if gate:
+            gate.finish()
+    finally:
+        if gate:
+            gate.settle()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -71,3 +77,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """In a worker: tell the controller which marked tests there are."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["llmperf_marked"] = [*session.config.stash[keys.MARKED]]
+
+
+def _marked(node: pytest.Item | pytest.Collector) -> bool:
+    return isinstance(node, pytest.Item) and node.get_closest_marker("llmperf") is not None
+
+
+def _check(report: pytest.CollectReport, nodes: list[pytest.Item | pytest.Collector], config: pytest.Config) -> None:
+    from pytest_llmperf import markers
+
+    if errors := markers.problems_in(nodes) or markers.claimed_twice(nodes, config.stash[keys.IDS]):
+        report.outcome, report.longrepr = "failed", "\n".join(errors)
+
+
+def _help() -> str:
+    from pytest_llmperf import markers
+
+    return markers.HELP
