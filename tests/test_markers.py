@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_llmperf import markers
+from pytest_llmperf import markers, rules
 from pytest_llmperf.legal import OPTIONS, WORDS
 from pytest_llmperf.metrics import METRICS, gateable
 from pytest_llmperf.model import Agent, LlmperfError, Spec, Workload
@@ -324,7 +324,7 @@ def test_defaults(spec: Callable[..., Spec]) -> None:
     assert spec(**HOMO, options={"num_ctx": 512}) == Spec(
         scenario="chimera_homo",
         agents=tuple(
-            Workload(name=name, model="m", options={"num_ctx": 512}, prompts=(markers.PROMPT,), tokens=128)
+            Workload(name=name, model="m", options={"num_ctx": 512}, prompts=(rules.PROMPT,), tokens=128)
             for name in ("agent1", "agent2")
         ),
         topology="dedicated",

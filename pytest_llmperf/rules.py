@@ -1,0 +1,155 @@
+"""The words of a mark against each other: what a scenario needs, which words contradict, what the defaults come to.
+
+Standard library only. Every rule gets words that are free of mistakes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pytest_llmperf.legal import WORDS
+from pytest_llmperf.metrics import default_gated, gateable
+from pytest_llmperf.model import Agent, Spec, Workload
+
+PROMPT = "Explain in detail how a bicycle stays upright while it is ridden and why it falls over when it stands still."
+OF_SEVERAL = frozenset({"overlap_efficiency", "parallel_efficiency", "speedup"})
+FLOOR_RUNS = 5
+"""Runs that the bound of an absolute floor needs."""
+
+Words = Mapping[str, Any]
+
+
+def _team(words: Words) -> Sequence[Agent]:
+    agents: int | Sequence[Agent] = words.get("agents", 1 if words["scenario"] == "single_agent" else 2)
+    return [Agent()] * agents if isinstance(agents, int) else agents
+
+
+def _is_list(words: Words) -> bool:
+    return isinstance(words.get("agents"), list | tuple)
+
+
+def _workloads(words: Words) -> tuple[Workload, ...]:
+    return tuple(_workload(words, n, agent) for n, agent in enumerate(_team(words), 1))
+
+
+def _workload(words: Words, n: int, agent: Agent) -> Workload:
+    on_defaults = n == 1 and words["scenario"] == "baseline_vs_chimera"
+    return Workload(
+        name=agent.name or f"agent{n}",
+        model=agent.model or words.get("model", ""),
+        options={} if on_defaults else {**words.get("options", {}), **(agent.options or {})},
+        prompts=tuple(agent.prompts or words.get("prompts", [PROMPT])),
+        tokens=words.get("tokens", 128),
+    )
+
+
+def _gated(words: Words) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words["metrics"])) if "metrics" in words else default_gated(len(_team(words)))
+
+
+def _solo_runs(words: Words) -> int:
+    default = 0 if len(_team(words)) == 1 else 3 if "parallel_efficiency" in _gated(words) else 1
+    return int(words.get("solo_runs", default))
+
+
+def _models(words: Words) -> Iterator[str]:
+    bare = [f"agents[{n}]" for n, agent in enumerate(_workloads(words)) if not agent.model]
+    if bare and _is_list(words):
+        yield f"needs model= on the mark or on every Agent; {', '.join(bare)} has none"
+    elif bare:
+        yield "needs model=, such as model='gemma3:4b-it-q4_K_M'"
+
+
+def _head_count(words: Words) -> Iterator[str]:
+    scenario, count = words["scenario"], len(_team(words))
+    if scenario == "single_agent" and count != 1:
+        yield f"agents must be exactly 1 for scenario='single_agent', not {count}"
+    elif scenario == "chimera_hetero" and not _is_list(words):
+        yield "scenario='chimera_hetero' needs agents=[Agent(...), Agent(...)] that differ in model or options"
+    elif scenario != "single_agent" and count < 2:
+        yield f"agents must be 2 or more for scenario={scenario!r}, not {count}"
+
+
+def _names(words: Words) -> Iterator[str]:
+    taken: dict[str, int] = {}
+    for n, agent in enumerate(_workloads(words)):
+        if (first := taken.setdefault(agent.name, n)) != n:
+            yield f"agents[{n}] and agents[{first}] are both named {agent.name!r}; every agent needs a name of its own"
+
+
+def _contrast(words: Words) -> Iterator[str]:
+    scenario, agents = words["scenario"], _workloads(words)
+    kinds = [(agent.model, agent.options) for agent in agents]
+    odd = next((n for n, kind in enumerate(kinds) if kind != kinds[0]), None)
+    if scenario == "chimera_homo" and odd:
+        yield f"agents must be alike for scenario='chimera_homo', but agents[{odd}] has another model or other options"
+    elif scenario == "chimera_hetero" and odd is None and _is_list(words) and len(agents) > 1:
+        yield "agents must differ in model or options for scenario='chimera_hetero', but they are all alike"
+    elif scenario == "baseline_vs_chimera" and _team(words)[0].options:
+        yield "agents[0].options must be left out for scenario='baseline_vs_chimera': agent 1 has the server's defaults"
+    elif scenario == "baseline_vs_chimera" and len(agents) > 1 and not any(agent.options for agent in agents):
+        yield "scenario='baseline_vs_chimera' compares options with the server's defaults: it needs options={...}"
+
+
+def _measurable(words: Words) -> Iterator[str]:
+    wanted = dict.fromkeys([*_gated(words), *words.get("floors", ())])
+    if len(_team(words)) == 1:
+        for name in wanted:
+            if name in OF_SEVERAL:
+                yield f"{name} needs several agents and can't be gated or have a floor here; the test has 1"
+    elif "parallel_efficiency" in wanted and not _solo_runs(words):
+        yield "parallel_efficiency compares with solo runs: solo_runs must be at least 1 (3 by default), not 0"
+
+
+def _gates_something(words: Words) -> Iterator[str]:
+    if "metrics" in words and not words["metrics"] and not words.get("floors"):
+        yield "metrics=[] gates nothing; leave it out for the default metrics, or hold floors={...} alone"
+
+
+def _of_gated(words: Words) -> Iterator[str]:
+    gated = _gated(words)
+    for word in ("margins", "session_sd"):
+        for name in words.get(word, ()):
+            if name in gateable() and name not in gated:
+                yield f"{word} names {name}, which this test does not gate; it gates {', '.join(gated)}"
+
+
+def _runs_of_floors(words: Words) -> Iterator[str]:
+    if words.get("floors") and words.get("max_runs", FLOOR_RUNS) < FLOOR_RUNS:
+        yield f"floors need max_runs of at least {FLOOR_RUNS}, not {words['max_runs']}"
+
+
+RULES: Sequence[tuple[str, Callable[[Words], Iterator[str]]]] = (
+    ("scenario model agents", _models),
+    ("scenario agents", _head_count),
+    ("scenario agents", _names),
+    ("scenario agents model options", _contrast),
+    ("scenario agents metrics floors solo_runs", _measurable),
+    ("metrics floors", _gates_something),
+    ("scenario agents metrics", _of_gated),
+    ("max_runs", _runs_of_floors),
+)
+"""Checks of words against each other, each with the words that must be free of mistakes of their own."""
+
+
+def contradictions(words: Words, bad: set[str]) -> Iterator[str]:
+    """One sentence per contradiction between words; `bad` are the words that have mistakes of their own."""
+    if "scenario" not in words and "scenario" not in bad:
+        yield f"needs scenario=, which must be {WORDS['scenario'].phrase}"
+    wrong = bad if "scenario" in words else {*bad, "scenario"}
+    for needs, rule in RULES:
+        if wrong.isdisjoint(needs.split()):
+            yield from rule(words)
+
+
+def spec(words: Words) -> Spec:
+    """What the words come to, complete."""
+    as_given = ("topology", "max_runs", "warmup_requests", "margins", "session_sd", "floors", "id")
+    return Spec(
+        scenario=words["scenario"],
+        agents=_workloads(words),
+        gated=_gated(words),
+        solo_runs=_solo_runs(words),
+        **{word: words[word] for word in as_given if word in words},
+    )
