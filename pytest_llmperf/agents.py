@@ -6,8 +6,8 @@ import gc
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from typing import Protocol, TypeVar
 
 R = TypeVar("R")
@@ -26,24 +26,36 @@ class Client(Protocol[R_co]):
     def work(self, released: float) -> R_co:
         """The agent's run; `released` is the common release on `time.perf_counter()`, in seconds."""
 
+    def close(self) -> None:
+        """Give back what `prepare` opened: called when a client is prepared in vain; `work` cleans up after itself."""
+
 
 def run_together(clients: Sequence[Client[R]]) -> tuple[float, list[R]]:
     """Run all clients from one common release; returns that moment and each client's result, in order.
 
-    Raises what the first failing client raised. Threads still at work when the run is interrupted end with their
-    servers, which the fixtures stop next.
+    Raises what the first failing client raised, at once. Threads still at work then end with their servers, which the
+    fixtures stop next.
     """
-    for client in clients:
-        client.prepare()
+    _prepare(clients)
     release = _Release(len(clients))
     pool = ThreadPoolExecutor(len(clients), thread_name_prefix="llmperf-agent")
     try:
         with _no_collection():
             futures = [pool.submit(_after, release, client) for client in clients]
-            results = [future.result() for future in futures]
+            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            failed = [future for future in futures if future in ended and future.exception()]
+            results = [future.result() for future in failed or futures]
     finally:
         pool.shutdown(wait=False)
     return release.deadline, results
+
+
+def _prepare(clients: Sequence[Client[R]]) -> None:
+    with ExitStack() as in_vain:
+        for client in clients:
+            in_vain.callback(client.close)
+            client.prepare()
+        in_vain.pop_all()
 
 
 class _Release:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pytest_llmperf import keys, markers
-from pytest_llmperf.model import LlmperfError, Spec
+from pytest_llmperf import keys
 
 if TYPE_CHECKING:
     from pytest_llmperf.assertions import Gate
     from pytest_llmperf.instances import Fleet, Instance
+    from pytest_llmperf.model import Spec
 
 
 class InstanceFactory(Protocol):
@@ -66,26 +65,22 @@ def ollama_instances(request: pytest.FixtureRequest, ollama_factory: InstanceFac
 
 
 @pytest.fixture
-def llmperf(request: pytest.FixtureRequest, _llmperf_fleet: Fleet) -> Iterator[Gate]:
-    """The measurement of this test: `check()`, or `measure()` and the `assert_*` helpers."""
+def llmperf(request: pytest.FixtureRequest) -> Gate:
+    """The measurement of this test: `check()`, or `measure()` and the `assert_*` helpers. It starts servers then."""
     from pytest_llmperf.assertions import Gate
     from pytest_llmperf.case import Case
-    from pytest_llmperf.measuring import take
+    from pytest_llmperf.measuring import Measurement
 
     node, stash = request.node, request.config.stash
     settings, marked = stash[keys.SETTINGS], stash[keys.MARKED]
     case = Case(node.nodeid, _declared(node), settings, marked)
-    # servers are started by the first measure(), after the baseline was read
-    gate = Gate(case, partial(take, case, _llmperf_fleet, partial(request.getfixturevalue, "ollama_instances")))
-    node.stash[keys.GATE] = gate
-    yield gate
-    if gate.verdict in (None, "held", "improved"):
-        case.drop_evidence()
-    else:
-        case.keep_evidence(_llmperf_fleet.logs(), gate.measured)
+    gate = node.stash[keys.GATE] = Gate(case, Measurement(case, request.getfixturevalue))
+    return gate
 
 
 def _declared(node: pytest.Item) -> Spec:
+    from pytest_llmperf import markers
+
     if markers.marked(node):
         return markers.spec_of(node)
     needs = "@pytest.mark.llmperf(scenario=..., model=...)"
@@ -95,6 +90,8 @@ def _declared(node: pytest.Item) -> Spec:
 @contextmanager
 def _plainly() -> Iterator[None]:
     """Show what the user can put right as text alone: no line of ours in a traceback."""
+    from pytest_llmperf.model import LlmperfError
+
     try:
         yield
     except LlmperfError as error:

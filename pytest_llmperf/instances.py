@@ -62,7 +62,7 @@ class Instance:
 
     def why_dead(self) -> str | None:
         """How the server ended with its last words, None while it runs."""
-        code = self._server.exit_code
+        code = self._server.wait(0.5)  # its connections break a moment before it has ended
         return None if code is None else f"{self.name} exited with code {code}; {self._server.last_words()}"
 
     def _start(self) -> None:
@@ -112,7 +112,10 @@ class Fleet:
             self.waited_s = self._held.enter_context(self._lane)
             self._scratch = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="llmperf-")))
             self._open_session()
-        instance = Instance(self, name or f"instance{len(self.instances) + 1}", env or {})
+        name = name or f"instance{len(self.instances) + 1}"
+        if Path(name).name != name or any(name == instance.name for instance in self.instances):
+            raise LlmperfError(f"no instance can be called {name!r}: a name is a file name that no other instance has")
+        instance = Instance(self, name, env or {})
         self.instances.append(instance)
         return instance
 

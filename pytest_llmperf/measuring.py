@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from statistics import median
+from typing import Any
 
 from pytest_llmperf import baseline as files
 from pytest_llmperf import identity, ollama
 from pytest_llmperf.case import Case
-from pytest_llmperf.instances import Fleet, Instance
+from pytest_llmperf.instances import Fleet
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.model import Baseline
 from pytest_llmperf.protocol import Bench
@@ -23,24 +25,39 @@ def open_fleet(settings: Settings, test: str) -> Fleet:
     return Fleet(ollama.find(settings.ollama, settings.rootdir), device_lane("machine", test))
 
 
-def take(case: Case, fleet: Fleet, instances: Callable[[], Sequence[Instance]], against: Baseline | None) -> Measured:
-    """Measure one session, or under --llmperf-rebaseline as many as it asks for, servers restarted between them."""
-    settings = case.settings
-    if settings.rebaseline:
-        files.check_root(settings.baselines, writing=True)
-    bench = Bench(case.spec, instances(), _usual_ttft(against))
-    conditions = bench.conditions()
-    sessions = [bench.session()]
-    while settings.rebaseline and len(sessions) < settings.sessions:
-        fleet.new_session()
-        sessions.append(bench.session())
-    return Measured(
-        test=case.test,
-        machine=case.machine,
-        emulated=settings.emulated,
-        conditions=conditions,
-        sessions=tuple(sessions),
-    )
+class Measurement:
+    """What happens between the mark and the numbers; `fixture` gets one of the plugin's fixtures for this test."""
+
+    def __init__(self, case: Case, fixture: Callable[[str], Any]) -> None:
+        self._case, self._fixture = case, fixture
+        self._fleet: Fleet | None = None
+
+    def find_server(self) -> None:
+        """Look for the server to start, before anything else can go wrong."""
+        self._fleet = self._fixture("_llmperf_fleet")
+
+    def take(self, against: Baseline | None) -> Measured:
+        """Measure one session, or as many as --llmperf-rebaseline asks for, with servers restarted between them."""
+        settings = self._case.settings
+        if settings.rebaseline:
+            files.check_root(settings.baselines, writing=True)
+        bench = Bench(self._case.spec, self._fixture("ollama_instances"), _usual_ttft(against))
+        conditions = bench.conditions()
+        sessions = [bench.session()]
+        while self._fleet and settings.rebaseline and len(sessions) < settings.sessions:
+            self._fleet.new_session()
+            sessions.append(bench.session())
+        return Measured(
+            test=self._case.test,
+            machine=self._case.machine,
+            emulated=settings.emulated,
+            conditions=conditions,
+            sessions=tuple(sessions),
+        )
+
+    def logs(self) -> list[Path]:
+        """The logs of the servers that were started."""
+        return self._fleet.logs() if self._fleet else []
 
 
 def _usual_ttft(against: Baseline | None) -> float | None:

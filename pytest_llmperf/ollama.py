@@ -31,7 +31,7 @@ _LOOPBACK = re.compile(r"(https?://)?(127(\.\d+){3}|localhost|\[::1\])(:(?P<port
 
 def find(configured: str | None, rootdir: Path) -> str:
     """The ollama binary: the configured one (a path relative to rootdir, or a name), else the one on PATH."""
-    if configured and (found := shutil.which(rootdir / configured) or shutil.which(configured)):
+    if configured and (found := shutil.which(str(rootdir / configured)) or shutil.which(configured)):
         return found
     if configured:
         raise LlmperfError(
@@ -92,11 +92,15 @@ def listening(log_text: str) -> str | None:
 
 
 def gpu(log_text: str) -> str | None:
-    """The device of the server's "inference compute" line, e.g. `CUDA NVIDIA GeForce RTX 4080 12.0 GiB`."""
-    line = next((line for line in log_text.splitlines() if "inference compute" in line), None)
-    if line is None:
-        return None
+    """The devices of the server's "inference compute" lines, e.g. `CUDA NVIDIA RTX 4090 24.0 GiB`, or `cpu`."""
+    devices = [_device(line) for line in log_text.splitlines() if "inference compute" in line]
+    return " + ".join(devices) or None
+
+
+def _device(line: str) -> str:
     fields = {name: value.strip('"') for name, value in re.findall(r'(\w+)=("[^"]*"|\S+)', line)}
+    if fields.get("library") == "cpu":
+        return "cpu"  # the line's total is the host's memory
     named = [fields.get("library"), fields.get("description") or fields.get("name"), fields.get("total")]
     return " ".join(word for word in named if word)
 
@@ -173,11 +177,13 @@ def request(workload: Workload, prompt: str, url: str) -> bytes:
 
 def exchange(recording: Recording, status: int, answer: Sequence[Line], *, budget: int, release: float) -> Exchange:
     """A recorded answer as an Exchange, times relative to `release`; InvalidRunError if it is not whole."""
+    if status != httpx.codes.OK:
+        said = _error_text("\n".join(line.text for line in answer))
+        raise InvalidRunError(f"the server answered {status} with an error: {said}")
     chunks = [(line, _parsed(line.text)) for line in answer]
-    for _, chunk in chunks:
+    for number, (_, chunk) in enumerate(chunks):
         if "error" in chunk:
-            after = "" if status != httpx.codes.OK else f" after {len(chunks) - 1} chunks"
-            raise InvalidRunError(f"the server answered {status} with an error{after}: {chunk['error']}")
+            raise InvalidRunError(f"the server answered 200 with an error after {number} chunks: {chunk['error']}")
     if not chunks or not chunks[-1][1].get("done"):
         raise InvalidRunError(f"the stream ended without done after {len(chunks)} chunks (HTTP {status})")
     spoken = [line for line, chunk in chunks if _text(chunk)]

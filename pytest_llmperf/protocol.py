@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -110,8 +111,7 @@ class _PromptAgent:
     """An agent with built-in prompts: sends them one after the other over one connection."""
 
     def __init__(self, workload: Workload, url: str, nonces: Iterator[str]) -> None:
-        host, _, port = url.partition("//")[2].rpartition(":")
-        self._connection = stream.Connection(host, int(port))
+        self._connection = stream.Connection(url)
         self._requests = [ollama.request(workload, f"{next(nonces)} {prompt}", url) for prompt in workload.prompts]
 
     def prepare(self) -> None:
@@ -120,11 +120,14 @@ class _PromptAgent:
     def work(self, released: float) -> list[Recording]:
         due: float | None = released
         recordings = []
-        for request in self._requests:
-            recordings.append(self._connection.exchange(request, due))
-            due = None
-        self._connection.close()
+        with closing(self._connection):
+            for request in self._requests:
+                recordings.append(self._connection.exchange(request, due))
+                due = None
         return recordings
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _track(agent: Workload, recordings: Sequence[Recording], release: float) -> Track:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,16 +42,19 @@ class Server:
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log_path: Path) -> None:
         self.argv, self.log_path, self._stopped = list(argv), log_path, False
         with log_path.open("wb") as sink:
-            self._process = subprocess.Popen(
-                self.argv,
-                env=dict(env),
-                cwd=cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                creationflags=_CREATION_FLAGS,
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self.argv,
+                    env=dict(env),
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    creationflags=_CREATION_FLAGS,
+                )
+            except OSError as error:
+                raise ServerError(f"{self._name()} can't be started: {error.strerror or error}") from error
 
     @property
     def pid(self) -> int:
@@ -61,6 +65,12 @@ class Server:
     def exit_code(self) -> int | None:
         """None while it runs."""
         return self._process.poll()
+
+    def wait(self, limit_s: float) -> int | None:
+        """Wait up to `limit_s` seconds for its end; the exit code, None if it runs on."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(limit_s)
+        return self.exit_code
 
     def log_text(self) -> str:
         """All it has printed so far."""
@@ -90,10 +100,11 @@ class Server:
         self._stopped = True  # its process group's id may be somebody else's from now on
         family = _family(self.pid)
         _signal_group(self._process, family, force=False)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(grace_s)
-        _signal_group(self._process, family, force=True)
-        self._process.wait()
+        try:
+            self.wait(grace_s)
+        finally:  # also when Ctrl-C ends the wait
+            _signal_group(self._process, family, force=True)
+            self._process.wait()
 
     def _name(self) -> str:
         return subprocess.list2cmdline(self.argv)
@@ -114,13 +125,13 @@ def _family(pid: int) -> list[psutil.Process]:
 
 
 def _signal_group(process: subprocess.Popen[bytes], family: Sequence[psutil.Process], *, force: bool) -> None:
-    if sys.platform == "win32":
-        for member in family:  # Windows has no TERM for a process without a console: terminate() is the end there
-            with suppress(psutil.Error):
-                member.terminate()
-    else:
+    if sys.platform != "win32":
         with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
             os.killpg(process.pid, signal.SIGKILL if force else signal.SIGTERM)
+    if force or sys.platform == "win32":  # Windows has no TERM for a process without a console
+        for member in family:  # on POSIX those too that left the group
+            with suppress(psutil.Error):
+                member.kill()
 
 
 @contextmanager
@@ -130,13 +141,13 @@ def device_lane(device: str, holder: str) -> Iterator[float]:
     Waits as long as the holder lives (the operating system frees the lock of a dead one) and says who that is, through
     `logging`. The lock file stays: unlinking a held one would split its waiters.
     """
-    folder = Path(tempfile.gettempdir()) / f"pytest-llmperf-{getpass.getuser()}"
-    folder.mkdir(exist_ok=True)
+    folder = Path(tempfile.gettempdir()) / f"pytest-llmperf-{_user()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     lock, card = FileLock(folder / f"{device}.lock"), folder / f"{device}.holder"
     began = time.monotonic()
-    while True:
+    for patience_s in chain([1], repeat(60)):
         with suppress(Timeout):
-            lock.acquire(timeout=10)
+            lock.acquire(timeout=patience_s)
             break
         log.warning("waiting for the device lane %s, held by %s", device, _read(card))
     try:
@@ -145,6 +156,12 @@ def device_lane(device: str, holder: str) -> Iterator[float]:
     finally:
         card.unlink(missing_ok=True)
         lock.release()
+
+
+def _user() -> str:
+    if sys.platform == "win32":
+        return getpass.getuser()
+    return str(os.getuid())  # in a container the user often has no name
 
 
 def _read(card: Path) -> str:

@@ -42,7 +42,7 @@ class Settings:
             ollama=config.getini("llmperf_ollama") or None,
             baselines=baselines[0] if baselines else config.rootpath / "baselines",
             rebaseline=option.llmperf_rebaseline,
-            sessions=option.llmperf_sessions,
+            sessions=_sessions(option.llmperf_sessions),
             require=_require(option.llmperf_require),
             rootdir=config.rootpath,
             invoked_from=config.invocation_params.dir,
@@ -85,6 +85,12 @@ def _backend(option: str | None, ini: str) -> str:
     if chosen not in BACKENDS:
         raise pytest.UsageError(f"{where} takes {' or '.join(BACKENDS)}, not {chosen!r}")
     return chosen
+
+
+def _sessions(count: int) -> int:
+    if count < 1:
+        raise pytest.UsageError(f"--llmperf-sessions takes a number from 1 up, not {count}")
+    return count
 
 
 def _require(text: str | None) -> int | str | None:

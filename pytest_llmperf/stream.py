@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import h11
 
@@ -24,21 +25,17 @@ _CHUNKED_END = b"\r\n0\r\n\r\n"  # JSON escapes CR and LF, so no NDJSON payload 
 class Connection:
     """One kept-alive connection of one agent."""
 
-    def __init__(self, host: str, port: int, stall_limit_s: float = STALL_LIMIT_S) -> None:
-        self._address, self._stall_limit_s = (host, port), stall_limit_s
+    def __init__(self, url: str, stall_limit_s: float = STALL_LIMIT_S) -> None:
+        self.url, self._stall_limit_s = url, stall_limit_s
         self._socket: socket.socket | None = None
         self._buffer = bytearray(1 << 16)
-
-    @property
-    def url(self) -> str:
-        """Where it connects to."""
-        return f"http://{self._address[0]}:{self._address[1]}"
 
     def connect(self) -> None:
         """Open the connection, before the agents are released; InvalidRunError when nothing answers."""
         self.close()
+        where = urlsplit(self.url)
         try:
-            self._socket = socket.create_connection(self._address, timeout=10)
+            self._socket = socket.create_connection((where.hostname, where.port), timeout=10)
         except OSError as error:
             raise InvalidRunError(f"{self.url} does not answer: {error.strerror or error}") from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -70,7 +67,7 @@ class Connection:
             size = source.recv_into(view)
             stamp = time.perf_counter()
             if not size:
-                return
+                return self.close()
             data = bytes(view[:size])
             end.see(data)
             yield stamp, data
@@ -110,30 +107,41 @@ def _content_length(head: bytes) -> int:
 def lines(recording: Recording) -> tuple[int, list[Line]]:
     """The answer's HTTP status and its body's non-empty lines, each with the stamp of the read that completed it.
 
-    Raises InvalidRunError for what is no HTTP or ends before its body does.
+    The last piece of a body that was cut off is no line. Raises InvalidRunError for what is no HTTP, and for an answer
+    that was cut off before its first line.
     """
+    status, pieces, cut = _body(recording)
+    if pieces and not cut:
+        at, data = pieces[-1]
+        pieces[-1] = at, data + b"\n"  # the body's end ends its last line
+    rest, found = b"", list[Line]()
+    for at, data in pieces:
+        *complete, rest = (rest + data).split(b"\n")
+        found += _stamped(at, complete)
+    if cut and not found:
+        raise InvalidRunError(f"the server's answer is no whole HTTP response: {cut}")
+    return status, found
+
+
+def _body(recording: Recording) -> tuple[int, list[tuple[float, bytes]], str]:
+    """Status, the body's piece in each read, and what is wrong with the response, empty where nothing is."""
     parser = h11.Connection(h11.CLIENT)
     parser.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
     parser.send(h11.EndOfMessage())
-    status, rest, found = 0, b"", list[Line]()
+    status, pieces = 0, list[tuple[float, bytes]]()
+    if not recording.reads:
+        return status, pieces, "the connection was closed before it began"
     try:
         for at, data in recording.reads:
             parser.receive_data(data)
-            for event in _events(parser):
-                if isinstance(event, h11.Response):
-                    status = event.status_code
-                elif isinstance(event, h11.Data):
-                    rest += bytes(event.data)
-            *complete, rest = rest.split(b"\n")
-            found += _stamped(at, complete)
+            events = list(_events(parser))
+            status = next((event.status_code for event in events if isinstance(event, h11.Response)), status)
+            pieces.append((at, b"".join(bytes(event.data) for event in events if isinstance(event, h11.Data))))
         parser.receive_data(b"")
         list(_events(parser))
     except h11.RemoteProtocolError as error:
-        if not found:
-            raise InvalidRunError(f"the server's answer is no whole HTTP response: {error}") from error
-    if rest:
-        found += _stamped(recording.reads[-1][0], [rest])
-    return status, found
+        return status, pieces, str(error)
+    return status, pieces, ""
 
 
 def _stamped(at: float, complete: list[bytes]) -> Iterator[Line]:

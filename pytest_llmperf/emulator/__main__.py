@@ -63,7 +63,8 @@ def _announce(server: Server, settings: config.Config) -> None:
     names = sorted(name for name in os.environ if name.startswith("OLLAMA_") or name == config.VARIABLE)
     log.info("routes.go:1", "server config", env=f"map[{' '.join(f'{n}:{os.environ[n]}' for n in names)}]")
     host, port = server.server_address[:2]
-    log.info("routes.go:1", f"Listening on {host!s}:{port} (version {VERSION})")
+    address = f"[{host!s}]" if ":" in str(host) else host
+    log.info("routes.go:1", f"Listening on {address!s}:{port} (version {VERSION})")
     log.info("runner.go:1", "discovering available GPUs...")
     log.info(
         "types.go:1",

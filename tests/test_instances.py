@@ -1,0 +1,159 @@
+"""Instances and fleets, on real emulator processes."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partialmethod
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_llmperf import ollama
+from pytest_llmperf.instances import Fleet
+from pytest_llmperf.model import LlmperfError
+from pytest_llmperf.server import Server, ServerError, device_lane
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This test's own temporary folder: scratch folders, the lane and the emulated device are in it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("LLMPERF_EMULATOR", "speed=20")
+    return tmp_path
+
+
+@pytest.fixture
+def fleet(folder: Path) -> Iterator[Fleet]:
+    """A fleet of emulators; the test fails when it leaves something behind."""
+    with closing(Fleet(None, device_lane("gpu", "a test"))) as emulators:
+        yield emulators
+    assert not list(folder.glob("llmperf-*")), "a scratch folder is left"
+    assert not psutil.Process().children(recursive=True), "a process is left"
+    with device_lane("gpu", "the next test") as waited_s:
+        assert waited_s < 10
+
+
+def test_an_instance_tells_where_and_what_it_is(fleet: Fleet) -> None:
+    instance = fleet.start("agent1", {"OLLAMA_NUM_PARALLEL": "2"})
+    assert instance.url == f"http://127.0.0.1:{instance.port}"
+    assert instance.port > 0
+    assert instance.version == "0.33.0"
+    assert (instance.emulated, instance.store) == (True, "the emulator")
+    assert repr(instance) == f"<Instance agent1 {instance.url}>"
+    assert instance.env["OLLAMA_NUM_PARALLEL"] == "2"
+    assert f"Listening on 127.0.0.1:{instance.port}" in instance.log.read_text()
+    assert fleet.logs() == [instance.log]
+    with instance.control() as control:
+        assert control.ready() == instance.version
+
+
+def test_the_environment_of_an_instance_is_for_reading(fleet: Fleet) -> None:
+    instance = fleet.start()
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        instance.env["OLLAMA_NUM_PARALLEL"] = "2"  # type: ignore[index]  # that is the point
+
+
+def test_instances_share_neither_port_nor_home_nor_log(fleet: Fleet) -> None:
+    one, two = fleet.start(), fleet.start()
+    assert (one.name, two.name) == ("instance1", "instance2")
+    assert one.port != two.port
+    assert one.env["HOME"] != two.env["HOME"]
+    assert one.log != two.log
+    assert fleet.logs() == [one.log, two.log]
+
+
+@pytest.mark.parametrize("name", ["agent1", "a/b"])
+def test_a_name_that_is_taken_or_no_file_name_is_refused(fleet: Fleet, name: str) -> None:
+    fleet.start("agent1")
+    with pytest.raises(LlmperfError) as caught:
+        fleet.start(name)
+    said = f"no instance can be called {name!r}: a name is a file name that no other instance has"
+    assert str(caught.value) == said
+
+
+def test_a_new_session_restarts_every_instance_in_a_new_folder(fleet: Fleet) -> None:
+    instances = [fleet.start("agent1"), fleet.start("agent2", {"OLLAMA_NUM_PARALLEL": "2"})]
+    before = [(instance.pid, instance.env["HOME"], instance.log) for instance in instances]
+    fleet.new_session()
+    after = [(instance.pid, instance.env["HOME"], instance.log) for instance in instances]
+    assert not {fact for facts in before for fact in facts} & {fact for facts in after for fact in facts}
+    assert not any(psutil.pid_exists(pid) for pid, _, _ in before)
+    assert [Path(home).name for _, home, _ in after] == ["agent1", "agent2"]
+    assert instances[1].env["OLLAMA_NUM_PARALLEL"] == "2"
+    for instance in instances:
+        with instance.control() as control:
+            assert control.ready() == instance.version
+
+
+def test_a_port_in_use_is_an_error_with_its_remedy(fleet: Fleet) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        host = f"127.0.0.1:{door.getsockname()[1]}"
+        with pytest.raises(LlmperfError) as caught:
+            fleet.start(env={"OLLAMA_HOST": host})
+    remedy, _, cause = str(caught.value).partition("\n")
+    assert remedy == f"OLLAMA_HOST={host}: the port is in use; leave OLLAMA_HOST out and the server picks a free one"
+    assert "exited with code 1 before listening" in cause
+    assert cause.endswith(f"Error: listen tcp {host}: bind: address already in use")
+
+
+def test_an_open_host_is_refused_before_anything_runs(fleet: Fleet) -> None:
+    with pytest.raises(LlmperfError, match=r"OLLAMA_HOST=0\.0\.0\.0 would open the server to the network"):
+        fleet.start(env={"OLLAMA_HOST": "0.0.0.0"})
+    assert not psutil.Process().children()
+
+
+def test_a_server_that_exits_is_an_error_with_its_last_words_and_the_others_live_on(fleet: Fleet) -> None:
+    first = fleet.start()
+    with pytest.raises(ServerError) as caught:
+        fleet.start(env={"LLMPERF_EMULATOR": "fault=exit"})
+    said = "exited with code 1 before listening; the last lines of its log:\n"
+    assert str(caught.value).endswith(f"{said}  Error: llama-server binary not found (fault=exit)")
+    assert first.why_dead() is None
+    assert fleet.instances == [first]
+
+
+def test_a_server_that_never_listens_is_given_up_and_stopped(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ollama, "START_LIMIT_S", 0.5)
+    with pytest.raises(ServerError, match=r"gave no sign of listening within 0\.5 s; its log is empty$"):
+        fleet.start(env={"LLMPERF_EMULATOR": "fault=silent"})
+    assert not psutil.Process().children()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no TERM to be deaf to")
+def test_a_server_deaf_to_term_is_killed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Server, "stop", partialmethod(Server.stop, grace_s=0.3))
+    instance = fleet.start(env={"LLMPERF_EMULATOR": "fault=deaf"})
+    instance.stop()
+    assert str(instance.why_dead()).startswith("instance1 exited with code -9; the last lines of its log:\n")
+
+
+def test_a_killed_server_tells_how_it_ended(fleet: Fleet) -> None:
+    instance = fleet.start("agent1")
+    assert instance.why_dead() is None
+    psutil.Process(instance.pid).kill()
+    said, _, log = str(instance.why_dead()).partition("; the last lines of its log:\n")
+    assert said.startswith("agent1 exited with code ")
+    assert 'msg="Listening on ' in log
+
+
+def test_the_lane_is_held_from_the_first_start_to_the_last_stop(folder: Path) -> None:
+    fleet = Fleet(None, device_lane("gpu", "a test"))
+    assert not list(folder.iterdir())
+    fleet.start()
+    assert 0 < fleet.waited_s < 10
+    [card] = folder.glob("pytest-llmperf-*/gpu.holder")
+    assert card.read_text().startswith("a test (process ")
+    fleet.close()
+    assert not card.exists()
+
+
+def test_a_fleet_that_started_nothing_closes_quietly(fleet: Fleet, folder: Path) -> None:
+    fleet.close()
+    assert not list(folder.iterdir())
