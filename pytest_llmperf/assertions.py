@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from pytest_llmperf import verdicts
 from pytest_llmperf.case import Case, NoBaselineError
 from pytest_llmperf.measured import Measured
+from pytest_llmperf.measuring import Measurement
 from pytest_llmperf.model import FAILING, Baseline, Entry, LlmperfError, Row, Verdict, worst
 from pytest_llmperf.report import failure
 
@@ -22,8 +23,8 @@ class Gate:
     test with one text that lists everything judged so far.
     """
 
-    def __init__(self, case: Case, take: Callable[[Baseline | None], Measured]) -> None:
-        self._case, self._take = case, take
+    def __init__(self, case: Case, measurement: Measurement) -> None:
+        self._case, self._measurement = case, measurement
         self._baseline: Baseline | None = None
         self._measured: Measured | None = None
         self._rows: list[Row] = []
@@ -38,10 +39,11 @@ class Gate:
         """
         if self._measured is not None:
             self._fail("invalid", "measured twice; a test is one measurement: use @pytest.mark.parametrize for more")
-        with self.plainly():
+        with self._plainly():
+            self._measurement.find_server()
             if self._case.spec.gated and not self._recording:
                 self._baseline = self._case.load()
-            self._measured = self._take(self._baseline)
+            self._measured = self._measurement.take(self._baseline)
         return self._measured
 
     def check(self) -> Measured:
@@ -87,15 +89,18 @@ class Gate:
                 "or call assert_no_regression, assert_throughput, assert_ttft or assert_efficiency",
             )
 
+    def settle(self) -> None:
+        """Keep the evidence of a test that did not hold, while its servers' logs exist; one that held keeps none."""
+        with suppress(OSError, LlmperfError):  # a full disk must not hide the verdict
+            self._case.drop_evidence()
+            logs = self._measurement.logs()
+            if self.verdict not in (None, "held", "improved") and logs:
+                self._case.keep_evidence(logs, self._measured)
+
     @property
     def verdict(self) -> Verdict | None:
         """The test's verdict so far, None before there is one."""
         return self._broken or (worst([row.verdict for row in self._rows]) if self._rows else None)
-
-    @property
-    def measured(self) -> Measured | None:
-        """What was measured, None before that."""
-        return self._measured
 
     def entry(self, *, passed: bool) -> Entry | None:
         """What the controller has to know; None for a test that neither measured nor failed to."""
@@ -115,7 +120,7 @@ class Gate:
         )
 
     @contextmanager
-    def plainly(self) -> Iterator[None]:
+    def _plainly(self) -> Iterator[None]:
         """Turn what the user can put right into a failure that is all text: no line of ours in a traceback."""
         try:
             yield
@@ -123,6 +128,8 @@ class Gate:
             self._fail("no baseline", str(error))
         except LlmperfError as error:
             self._fail("invalid", str(error))
+        except pytest.fail.Exception as error:  # from one of our fixtures
+            self._fail("invalid", str(error).removeprefix("llmperf: "))
 
     @property
     def _recording(self) -> bool:
@@ -135,9 +142,9 @@ class Gate:
             self._conclude(self._against_baseline([metric], measured))
 
     def _against_baseline(self, metrics: Sequence[str], measured: Measured) -> list[Row]:
-        if self._recording:
+        if self._recording or not metrics:
             return []
-        with self.plainly():
+        with self._plainly():
             found = self._baseline or self._case.load()
         return [verdicts.against_baseline(metric, self._case.spec, measured, found) for metric in metrics]
 
@@ -148,7 +155,14 @@ class Gate:
             self._notes = [note]
         if any(row.verdict in FAILING for row in self._rows) and self._measured is not None:
             command = self._case.command("--llmperf-rebaseline")
-            text = failure.judged(self._rows, self._measured, self._case.spec, command=command, notes=self._notes)
+            text = failure.judged(
+                self._rows,
+                self._measured,
+                self._case.spec,
+                command=command,
+                notes=self._notes,
+                evidence=self._case.shown(self._case.evidence),
+            )
             raise pytest.fail.Exception(text, pytrace=False)
 
     def _fail(self, verdict: Verdict, message: str) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Collection, Iterable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from pytest_llmperf import baseline, identity
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.model import Baseline, LlmperfError, Spec
+from pytest_llmperf.report.words import relative
 from pytest_llmperf.settings import Settings
 
 
@@ -38,7 +40,8 @@ class Case:
         """What the baseline file is named after: the mark's id= with the parameters, else the node id."""
         if self.spec.id is None:
             return self.test
-        return self.spec.id + self.test[self.test.index("[") :] if "[" in self.test else self.spec.id
+        _, bracket, parameters = self.test.partition("::")[2].partition("[")
+        return self.spec.id + bracket + parameters
 
     @property
     def path(self) -> Path:
@@ -71,16 +74,20 @@ class Case:
             sessions=measured.sessions,
         )
 
+    def shown(self, path: Path) -> str:
+        """A path as seen from where pytest was called."""
+        return relative(path, self.settings.invoked_from)
+
     def command(self, *options: str) -> str:
         """The shell command that runs just this test from where pytest was called."""
         path, separator, rest = self.test.partition("::")
-        argument = _from(self.settings.invoked_from, self.settings.rootdir / path) + separator + rest
+        argument = self.shown(self.settings.rootdir / path) + separator + rest
         return " ".join(["pytest", _quoted(argument), *self.settings.typed, *options])
 
     def keep_evidence(self, logs: Iterable[Path], measured: Measured | None) -> None:
         """Replace the evidence of this test by today's."""
         self.drop_evidence()
-        self.evidence.mkdir(parents=True)
+        self.evidence.mkdir(parents=True, exist_ok=True)
         (self.evidence.parents[1] / ".gitignore").write_text("*\n", "utf-8")
         for log in logs:
             shutil.copy(log, self.evidence / log.name)
@@ -93,33 +100,34 @@ class Case:
 
     def _absence(self) -> Sequence[str]:
         root = self.settings.baselines
-        said = [f"nothing is recorded for this test on {self.machine} ({self._shown(self.path)})"]
+        said = [f"nothing is recorded for this test on {self.machine} ({self.shown(self.path)})"]
         if others := baseline.other_machines(root, self.key):
             said.append(f"other machines have a baseline for it: {', '.join(others)}")
         for path, test in baseline.same_content(root, self.machine, identity.content_key(self.spec)):
             if not self._alive(test):
-                said.append(
-                    f"{self._shown(path)} was recorded for {test}, which is gone and declared the same; renamed?"
-                )
-                said.append(f"  git mv {_quoted(self._shown(path))} {_quoted(self._shown(self.path))}")
+                orphan = f"{self.shown(path)} was recorded for {test}, which is gone and declared the same; renamed?"
+                said += [orphan, f"  {self._adoption(path)}"]
         return said
 
+    def _adoption(self, orphan: Path) -> str:
+        """The shell command that makes an orphan's file this test's; git mv needs the folder to be there."""
+        old, new, folder = (_quoted(self.shown(path)) for path in (orphan, self.path, self.path.parent))
+        move = f"git mv {old} {new}"
+        return move if self.path.parent.is_dir() else f"mkdir -p {folder} && {move}"
+
     def _alive(self, test: str) -> bool:
-        """Whether a recorded test still exists: collected now, or its function still stands in its file."""
+        """Whether a recorded test still exists: collected now, or its function and classes still stand in its file."""
         module, _, rest = test.partition("::")
         source = self.settings.rootdir / module
-        name = rest.rpartition("::")[2].partition("[")[0]
-        return test in self.collected or (source.is_file() and f"def {name}(" in source.read_text("utf-8", "replace"))
+        if test in self.collected or not source.is_file():
+            return test in self.collected
+        text = source.read_text("utf-8", "replace")
+        return all(re.search(rf"\b(def|class) {re.escape(name)}\b", text) for name in _names(rest))
 
-    def _shown(self, path: Path) -> str:
-        return _from(self.settings.invoked_from, path)
 
-
-def _from(folder: Path, path: Path) -> str:
-    try:
-        return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive on Windows
-        return str(path)
+def _names(test: str) -> list[str]:
+    """The classes and the function in a node id behind the file, without parameters."""
+    return test.partition("[")[0].split("::")
 
 
 def _quoted(argument: str) -> str:

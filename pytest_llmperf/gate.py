@@ -226,7 +226,7 @@ def _sessions_to_decide(found: Judgement, room: float) -> float:
 
 def _floor_reason(n: int, low: float, high: float) -> str:
     if math.isinf(high):
-        return f"{n} runs can't decide: 5 runs are needed for a bound at level .05"
+        return f"{n} run{'s' * (n != 1)} can't decide: 5 runs are needed for a bound at level .05"
     return "the floor lies between the bounds of these runs: more runs would help" if low <= 0 < high else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
 import re
 import sys
@@ -44,11 +45,12 @@ def processor() -> str:
 
 
 def hardware() -> Conditions:
-    """Processor, cores, memory tier in GiB (the power of two below, so that a kernel update changes nothing) and OS."""
+    """Processor, cores, memory (to the nearest power of two, so that a kernel update changes nothing) and OS."""
+    gib = psutil.virtual_memory().total / 2**30
     return {
         "cpu": processor(),
         "cores": psutil.cpu_count() or 1,
-        "memory": 2 ** ((psutil.virtual_memory().total >> 30).bit_length() - 1),
+        "memory": f"{2.0 ** round(math.log2(gib)):g} GiB",
         "os": f"{platform.system()} {platform.release().split('.')[0]}",
     }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_llmperf import keys
-from pytest_llmperf.model import JUDGED, Entry
+
+if TYPE_CHECKING:
+    from pytest_llmperf.model import Entry
 
 
 class Ledger:
@@ -22,6 +24,8 @@ class Ledger:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a test's entry off its report."""
         if payload := getattr(report, "llmperf", None):
+            from pytest_llmperf.model import Entry
+
             self._entries.append(Entry.from_payload(payload))
 
     @pytest.hookimpl(optionalhook=True)
@@ -33,9 +37,9 @@ class Ledger:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write baselines under --llmperf-rebaseline, and hold --llmperf-require."""
         if self._settings.rebaseline and self._entries:
-            from pytest_llmperf.report import recorded
+            from pytest_llmperf import rebaseline
 
-            written, complete = recorded.write(self._entries, self._settings)
+            written, complete = rebaseline.write(self._entries, self._settings.invoked_from)
             self._lines += written
             if not complete:
                 _fail(session)
@@ -58,6 +62,8 @@ class Ledger:
         require = self._settings.require
         if require is None:
             return None
+        from pytest_llmperf.model import JUDGED
+
         judged = sum(entry.verdict in JUDGED for entry in self._entries)
         wanted = len(self._marked) if require == "all" else int(require)
         if judged >= max(wanted, 1):

@@ -6,9 +6,11 @@ W the makespan, N the number of agents. Standard library only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median, stdev
+from typing import Literal
 
 from pytest_llmperf.model import Better, Sample, Scale
 from pytest_llmperf.traffic import Exchange, Run, Track
@@ -27,7 +29,7 @@ class Metric:
     """One metric. `margin` and `session_sd` are fractions for scale "ratio", in the metric's unit for "diff".
 
     `read` gives one run's value, or None where the run can't tell; `summary` reduces a session's runs to one number.
-    `gate` says when it is judged unless the mark lists metrics: always, only for several agents, or when listed.
+    `gate` says when it is judged: always and for several agents unless the mark lists metrics, else when listed there.
     `short_runs` is whether a run whose model stopped early still counts.
     """
 
@@ -38,7 +40,7 @@ class Metric:
     scale: Scale = "ratio"
     margin: float = 0.05
     session_sd: float = 0.01
-    gate: str = "listed"
+    gate: Literal["always", "several agents", "listed"] = "listed"
     summary: Callable[[Sequence[float]], float] = median
     short_runs: bool = False
 
@@ -62,8 +64,8 @@ def speedup(run: Run, _: Reference) -> float | None:
 
 def overlap_efficiency(run: Run, reference: Reference) -> float | None:
     """100 sum(d_i) / (N W), %: the studies' "parallel efficiency" (TR116 section 2.5). Blind to a common slowdown."""
-    agents_in_flight = speedup(run, reference)
-    return agents_in_flight and 100 * agents_in_flight / len(run.tracks)
+    in_flight = speedup(run, reference)
+    return None if in_flight is None else 100 * in_flight / len(run.tracks)
 
 
 def parallel_efficiency(run: Run, reference: Reference) -> float | None:
@@ -77,6 +79,8 @@ def parallel_efficiency(run: Run, reference: Reference) -> float | None:
 
 def decode_rate(run: Run, _: Reference) -> float | None:
     """Mean over agents of sum(eval_count - 1) / sum(eval_duration), tok/s: the first token comes from the prefill."""
+    if not _decoding_reported(run.exchanges):
+        return None
     rates = [_agent_decode_rate(track) for track in run.tracks]
     return fmean(rate for rate in rates if rate) if all(rates) else None
 
@@ -84,6 +88,11 @@ def decode_rate(run: Run, _: Reference) -> float | None:
 def _agent_decode_rate(track: Track) -> float | None:
     seconds = sum(exchange.server.get("eval", 0.0) for exchange in track.exchanges)
     return sum(exchange.tokens - 1 for exchange in track.exchanges) / seconds if seconds else None
+
+
+def _decoding_reported(exchanges: Sequence[Exchange]) -> bool:
+    """Whether a duration that is missing means zero, as with Ollama: decoding two tokens or more never takes none."""
+    return all("eval" in exchange.server for exchange in exchanges if exchange.tokens > 1)
 
 
 def contended(run: Run, reference: Reference) -> float | None:
@@ -95,15 +104,17 @@ def contended(run: Run, reference: Reference) -> float | None:
 
 
 def queue_wait(run: Run, _: Reference) -> float | None:
-    """total - load - prompt_eval - eval of the server's own durations, median of the run's requests, ms."""
-    waits = [wait for exchange in run.exchanges if (wait := _unaccounted(exchange)) is not None]
-    return 1e3 * median(waits) if len(waits) == len(run.exchanges) else None
+    """total - load - prompt_eval - eval of the server's own durations, median of the run's requests, ms.
 
-
-def _unaccounted(exchange: Exchange) -> float | None:
-    if not exchange.server.get("total"):
+    A part the server leaves out was zero; a server that leaves out the rest doesn't tell.
+    """
+    if not _decoding_reported(run.exchanges) or not all("total" in exchange.server for exchange in run.exchanges):
         return None
-    return exchange.server["total"] - sum(exchange.server.get(part, 0.0) for part in ("load", "prompt_eval", "eval"))
+    return 1e3 * median(_unaccounted(exchange.server) for exchange in run.exchanges)
+
+
+def _unaccounted(server: Mapping[str, float]) -> float:
+    return server["total"] - sum(server.get(part, 0.0) for part in ("load", "prompt_eval", "eval"))
 
 
 def load_time(run: Run, _: Reference) -> float | None:
@@ -114,27 +125,22 @@ def load_time(run: Run, _: Reference) -> float | None:
 
 def _gap(share: float) -> Callable[[Run, Reference], float | None]:
     def read(run: Run, _: Reference) -> float | None:
-        gaps = sorted(gap for exchange in run.exchanges for gap in exchange.gaps)
-        return 1e3 * gaps[min(len(gaps) - 1, int(share * len(gaps)))] if gaps else None
+        gaps = [gap for exchange in run.exchanges for gap in exchange.gaps]
+        return 1e3 * percentile(gaps, share) if gaps else None
 
     return read
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of the values lie, linear between neighbours (Hyndman & Fan 1996, type 7)."""
+    ordered, at = sorted(values), share * (len(values) - 1)
+    low, high = ordered[math.floor(at)], ordered[math.ceil(at)]
+    return low + (at - math.floor(at)) * (high - low)
+
+
 def cv(values: Sequence[float]) -> float:
-    """Coefficient of variation, %: 100 * sample standard deviation (n - 1) / mean; 0 for a single run."""
-    return 100 * stdev(values) / fmean(values) if len(values) > 1 else 0.0
-
-
-def _requests(run: Run, _: Reference) -> float:
-    return max(len(track.exchanges) for track in run.tracks)
-
-
-def _tokens(run: Run, _: Reference) -> float:
-    return sum(track.tokens for track in run.tracks)
-
-
-def _makespan(run: Run, _: Reference) -> float:
-    return run.makespan
+    """Coefficient of variation of two values or more, %: 100 * sample standard deviation (n - 1) / mean."""
+    return 100 * stdev(values) / fmean(values)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -161,8 +167,13 @@ METRICS: Mapping[str, Metric] = {
             session_sd=1.0,
             gate="several agents",
         ),
-        Metric(name="makespan", unit="s", better="lower", read=_makespan),
-        Metric(name="requests", unit="", better="lower", read=_requests),
+        Metric(name="makespan", unit="s", better="lower", read=lambda run, _: run.makespan),
+        Metric(
+            name="requests",
+            unit="",
+            better="lower",
+            read=lambda run, _: max(len(track.exchanges) for track in run.tracks),
+        ),
         Metric(name="parallel_efficiency", unit="%", better="higher", read=parallel_efficiency, session_sd=0.005),
         Metric(name="speedup", unit="x", better="higher", read=speedup),
         Metric(name="decode_rate", unit="tok/s", better="higher", read=decode_rate),
@@ -188,7 +199,12 @@ METRICS: Mapping[str, Metric] = {
         Metric(name="itl_p50", unit="ms", better="lower", read=_gap(0.50)),
         Metric(name="itl_p99", unit="ms", better="lower", read=_gap(0.99), margin=0.30, session_sd=0.10),
         Metric(name="load_time", unit="ms", better="lower", read=load_time, margin=0.30, session_sd=0.10),
-        Metric(name="tokens", unit="", better="higher", read=_tokens),
+        Metric(
+            name="tokens",
+            unit="",
+            better="higher",
+            read=lambda run, _: sum(track.tokens for track in run.tracks),
+        ),
         Metric(name="cv", unit="%", better="lower", read=total_throughput, summary=cv),
     )
 }
@@ -224,5 +240,6 @@ def summaries(samples: Iterable[Sample]) -> dict[str, float]:
     """Every metric's summary over the kept runs: the median, contention_rate's mean, cv's variation, own units."""
     kept = [s.values for s in samples if s.kept]
     series = {name: [values[name] for values in kept if name in values] for name in METRICS}
-    series["cv"] = series["total_throughput"]
+    if len(series["total_throughput"]) > 1:
+        series["cv"] = series["total_throughput"]
     return {name: METRICS[name].summary(values) for name, values in series.items() if values}

@@ -63,9 +63,10 @@ def test_the_pure_floor_knows_only_itself(module: str) -> None:
     assert ours(module) <= PURE
 
 
-@pytest.mark.parametrize("module", sorted(DOOR_MODULES - {name for name in DOOR_MODULES if "report" in name}))
+@pytest.mark.parametrize("module", sorted(DOOR_MODULES))
 def test_doors_do_not_know_one_another(module: str) -> None:
-    assert ours(module) <= PURE
+    rooms = {name for name in DOOR_MODULES if name.startswith("report.")} if module.startswith("report.") else set()
+    assert ours(module) <= PURE | rooms
 
 
 def test_the_emulator_stands_alone() -> None:

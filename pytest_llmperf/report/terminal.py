@@ -6,31 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pytest_llmperf.model import WORST_FIRST, Entry, Verdict
-from pytest_llmperf.report.words import HEADERS, cells, table, worst_first
+from pytest_llmperf.report.words import COLUMNS, cells, table, worst_first
 
-
-def body(entries: Sequence[Entry]) -> list[str]:
-    """The table and the remarks under it; nothing where nothing was judged."""
-    judged = sorted((e for e in entries if e.verdict), key=lambda e: WORST_FIRST.index(e.verdict or "held"))
-    return _machines(judged) + _table(judged) + _remarks(judged) if judged else []
-
-
-def count(entries: Sequence[Entry], marked: int) -> str:
-    """`llmperf: 12 gated: 9 held, 1 improved, 1 regressed, 1 not comparable; 2 marked tests not measured`.
-
-    `marked` is how many marked tests were collected, measured or not.
-    """
-    found = Counter(entry.verdict for entry in entries if entry.verdict)
-    parts = [f"{found[verdict]} {verdict}" for verdict in _REPORTED if found[verdict]]
-    said = f"{found.total()} gated: {', '.join(parts)}" if parts else ""
-    recorded = sum(1 for entry in entries if entry.record is not None and entry.passed)
-    recording = f"{recorded} recorded" if recorded else ""
-    idle = marked - len(entries)
-    absent = f"{idle} marked test{'s' * (idle != 1)} not measured" if idle > 0 else ""
-    return "llmperf: " + "; ".join(part for part in (said, recording, absent) if part)
-
-
-_REPORTED: tuple[Verdict, ...] = (
+_COLUMNS = [column for column in COLUMNS if column != "90 % interval"]
+_COUNTED: tuple[Verdict, ...] = (
     "held",
     "improved",
     "inconclusive",
@@ -41,26 +20,49 @@ _REPORTED: tuple[Verdict, ...] = (
 )
 
 
+def body(entries: Sequence[Entry]) -> list[str]:
+    """The table of what was judged and the remarks under it; nothing where nothing was."""
+    sorted_ = sorted((e for e in entries if e.verdict), key=lambda e: WORST_FIRST.index(e.verdict or "held"))
+    judged = [entry for entry in sorted_ if entry.rows]
+    return (_machines(judged) + _table(judged) if judged else []) + _remarks(sorted_)
+
+
+def count(entries: Sequence[Entry], marked: int) -> str:
+    """`llmperf: 12 gated: 9 held, 1 improved, 1 regressed, 1 not comparable; 2 marked tests not measured`.
+
+    `marked` is how many marked tests were collected, measured or not.
+    """
+    verdicts = Counter(entry.verdict for entry in entries if entry.verdict)
+    gated = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in _COUNTED if verdicts[verdict])
+    records = [entry.passed for entry in entries if entry.record]
+    unjudged = sum(1 for entry in entries if not entry.verdict and not entry.record)
+    idle = marked - len(entries)
+    parts = [
+        f"{verdicts.total()} gated: {gated}" if gated else "",
+        f"{sum(records)} recorded" if any(records) else "",
+        f"{len(records) - sum(records)} not recorded" if not all(records) else "",
+        f"{unjudged} measured, not judged" if unjudged else "",
+        f"{idle} marked test{'s' * (idle != 1)} not measured" if idle > 0 else "",
+    ]
+    return "llmperf: " + "; ".join(part for part in parts if part)
+
+
 def _machines(entries: Sequence[Entry]) -> list[str]:
     labels = {f"{e.machine} (emulated)" if e.emulated else e.machine for e in entries}
     return [f"measured on {', '.join(sorted(labels))}"]
 
 
 def _table(entries: Sequence[Entry]) -> list[str]:
-    lines = [(_once(entry.test, i), *line) for entry in entries for i, line in enumerate(_lines(entry))]
-    return table(lines, ("test", *HEADERS))
+    return table(["test", *_COLUMNS], [line for entry in entries for line in _lines(entry)])
 
 
-def _once(test: str, line: int) -> str:
-    return "" if line else test
-
-
-def _lines(entry: Entry) -> list[Sequence[str]]:
-    rows: list[Sequence[str]] = [cells(row) for row in worst_first(entry.rows)]
-    return rows or [[""] * (len(HEADERS) - 1) + [entry.verdict or ""]]
+def _lines(entry: Entry) -> list[list[str]]:
+    """The entry's rows, the test's name on the first."""
+    first, *others = [cells(row, _COLUMNS) for row in worst_first(entry.rows)]
+    return [[entry.test, *first], *(["", *other] for other in others)]
 
 
 def _remarks(entries: Sequence[Entry]) -> list[str]:
-    said = [f"{entry.test}: {note.splitlines()[0]}" for entry in entries for note in entry.notes]
+    said = [f"{entry.verdict}: {entry.test}: {note.splitlines()[0]}" for entry in entries for note in entry.notes]
     better = [e for e in entries if e.verdict == "improved"]
     return said + [f"{e.test} improved; to tighten its baseline: {e.command}" for e in better]

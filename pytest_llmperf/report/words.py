@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from tabulate import tabulate
 
 from pytest_llmperf.metrics import METRICS
 from pytest_llmperf.model import WORST_FIRST, Row
 
-HEADERS = ("metric", "baseline", "now", "change", "margin", "runs", "verdict")
 
-
-def table(rows: Sequence[Sequence[str]], headers: Sequence[str] = HEADERS) -> list[str]:
+def table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a plain table."""
-    return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True).splitlines()
+    text = tabulate(lines, headers=headers, tablefmt="simple", disable_numparse=True)
+    return [line.rstrip() for line in text.splitlines()]
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """One judged row under `HEADERS`."""
-    runs = f"{row.baseline_runs} v {row.runs}" if row.baseline_runs else str(row.runs)
-    baseline = _limit(row) if row.floor else quantity(row.metric, row.baseline)
-    margin = "" if row.floor else _margin(row)
-    now = quantity(row.metric, row.value)
-    return row.metric, baseline, now, change(row), margin, runs, row.verdict
+def cells(row: Row, columns: Sequence[str]) -> list[str]:
+    """One judged row under these columns, names of `COLUMNS`."""
+    return [COLUMNS[column](row) for column in columns]
 
 
 def worst_first(rows: Sequence[Row]) -> list[Row]:
@@ -31,54 +29,84 @@ def worst_first(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: WORST_FIRST.index(row.verdict))
 
 
+def number(value: float) -> str:
+    """Four significant digits, four decimals at most, never an exponent."""
+    return f"{value:.0f}" if abs(value) >= 1e3 else f"{round(value, 4):z.4g}"
+
+
 def quantity(metric: str, value: float | None) -> str:
     """A value with its unit: `87.3 tok/s`; a dash where there is none."""
     return "-" if value is None else f"{number(value)} {METRICS[metric].unit}".strip()
 
 
-def number(value: float) -> str:
-    """Four significant digits, never in exponent form for everyday sizes."""
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+def shift(metric: str, worsening: float) -> str:
+    """A worsening, as in `Row.change`, with the metric's own sign: `-23.1 % worse`."""
+    shown = _signed(metric, worsening)
+    word = "" if not float(shown) else "worse" if worsening > 0 else "better"
+    return f"{shown}{_unit_of_change(metric)} {word}".strip()
 
 
-def change(row: Row) -> str:
-    """The change with the metric's own sign: `-23.1 % worse`; a dash for floors."""
-    if row.change is None:
-        return "-"
-    shown = _signed(row.metric, row.change)
-    word = "" if not float(shown) else "worse" if row.change > 0 else "better"
-    return f"{shown}{_change_unit(row.metric)} {word}".strip()
+def relative(path: Path, folder: Path) -> str:
+    """A path as seen from a folder."""
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive on Windows
+        return str(path)
 
 
 def _signed(metric: str, worsening: float) -> str:
     own = -worsening if METRICS[metric].better == "higher" else worsening
-    return f"{100 * own:+.1f}" if METRICS[metric].scale == "ratio" else f"{own:+.2f}"
+    return f"{100 * own:+z.1f}" if METRICS[metric].scale == "ratio" else f"{own:+z.2f}"
 
 
-def _change_unit(metric: str) -> str:
+def _unit_of_change(metric: str) -> str:
     entry = METRICS[metric]
     if entry.scale == "ratio":
         return " %"
     return " points" if entry.unit == "%" else f" {entry.unit}"
 
 
-def interval(row: Row) -> str:
+def _baseline(row: Row) -> str:
+    if not row.floor:
+        return quantity(row.metric, row.baseline)
+    word = "at least" if METRICS[row.metric].better == "higher" else "at most"
+    return f"{word} {quantity(row.metric, row.margin)}"
+
+
+def _change(row: Row) -> str:
+    return "-" if row.change is None else shift(row.metric, row.change)
+
+
+def _interval(row: Row) -> str:
     """From one bound to the other, with the metric's own sign: one-sided at .05 each, so 90 % lie between them."""
     if row.low is None or row.high is None:
         return "-"
+    if math.isinf(row.low) or math.isinf(row.high):  # too few runs for a bound
+        return "can't tell"
     if row.floor:
-        return f"{number(row.low)} .. {number(row.high)} {METRICS[row.metric].unit}".strip()
+        return f"{number(row.low)} .. {quantity(row.metric, row.high)}"
     ends = (row.low, row.high) if METRICS[row.metric].better == "lower" else (row.high, row.low)
-    return " .. ".join(_signed(row.metric, end) for end in ends) + _change_unit(row.metric)
+    return " .. ".join(_signed(row.metric, end) for end in ends) + _unit_of_change(row.metric)
 
 
 def _margin(row: Row) -> str:
-    if row.margin is None:
+    if row.margin is None or row.floor:
         return "-"
     shown = 100 * row.margin if METRICS[row.metric].scale == "ratio" else row.margin
-    return f"{shown:g}{_change_unit(row.metric)}"
+    return f"{shown:g}{_unit_of_change(row.metric)}"
 
 
-def _limit(row: Row) -> str:
-    word = "at least" if METRICS[row.metric].better == "higher" else "at most"
-    return f"{word} {quantity(row.metric, row.margin)}"
+def _runs(row: Row) -> str:
+    return f"{row.baseline_runs} v {row.runs}" if row.baseline_runs else str(row.runs)
+
+
+COLUMNS: Mapping[str, Callable[[Row], str]] = {
+    "metric": lambda row: row.metric,
+    "baseline": _baseline,
+    "now": lambda row: quantity(row.metric, row.value),
+    "change": _change,
+    "90 % interval": _interval,
+    "margin": _margin,
+    "runs": _runs,
+    "verdict": lambda row: row.verdict,
+}

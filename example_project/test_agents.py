@@ -1,0 +1,38 @@
+"""Four gates on a multi-agent stack: copy one, change the model and the prompts, record a baseline, commit it."""
+
+import pytest
+
+from pytest_llmperf import Agent, Gate
+
+pytestmark = pytest.mark.llmperf(model="gemma3:4b-it-q4_K_M", tokens=48)
+
+CHIMERA = {"num_gpu": 80, "num_ctx": 512, "temperature": 1.0}
+
+
+@pytest.mark.llmperf(scenario="single_agent", options=CHIMERA)
+def test_one_agent_alone(llmperf: Gate) -> None:
+    llmperf.check()
+
+
+@pytest.mark.llmperf(scenario="chimera_homo", options=CHIMERA)
+def test_two_equal_agents(llmperf: Gate) -> None:
+    llmperf.check()
+
+
+@pytest.mark.llmperf(scenario="baseline_vs_chimera", options=CHIMERA)
+def test_a_tuned_agent_beside_a_default_one(llmperf: Gate) -> None:
+    measured = llmperf.measure()
+    llmperf.assert_throughput(measured)
+    llmperf.assert_ttft(measured, at_most=500)
+
+
+@pytest.mark.llmperf(
+    scenario="chimera_hetero",
+    agents=[
+        Agent(name="collector", options={"num_gpu": 80, "num_ctx": 512}),
+        Agent(name="analyst", options={"num_gpu": 80, "num_ctx": 1024}),
+    ],
+    floors={"overlap_efficiency": 80},
+)
+def test_two_different_agents(llmperf: Gate) -> None:
+    llmperf.check()
