@@ -110,7 +110,7 @@ def test_a_single_run_on_a_machine_of_its_own_says_what_it_cannot_tell() -> None
 
           invalid (overlap_efficiency): no run gave a value; this server may not report it
           inconclusive (total_throughput, ttft): 10 baseline and 1 candidate runs can't decide: needs C(m+n, n) >= 20, i.e. at least 2 candidate runs
-          inconclusive (ttft): 1 runs can't decide: 5 runs are needed for a bound at level .05
+          inconclusive (ttft): 1 run can't decide: 5 runs are needed for a bound at level .05
         """  # noqa: E501
     )
 
