@@ -62,9 +62,13 @@ def model_store(caller: Mapping[str, str] = os.environ) -> Path:
 def environment(
     home: Path, extra: Mapping[str, str], *, emulated: bool, caller: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """A server's environment: the caller's without what would bend a measurement, a HOME of its own, `extra` last."""
+    """A server's environment: the caller's without what would bend a measurement, a HOME of its own, `extra` last.
+
+    Temporary files (runners of older servers, the emulated device) go beside HOME: shared by a session, gone with it.
+    """
     env = {name: value for name, value in caller.items() if not _SCRUBBED.match(name)}
-    env |= {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home)}
+    env |= dict.fromkeys(("HOME", "USERPROFILE", "LOCALAPPDATA"), str(home))
+    env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home.parent))
     env |= {"OLLAMA_HOST": "127.0.0.1:0", "OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
     if emulated:
         env |= {"LLMPERF_EMULATOR": caller.get("LLMPERF_EMULATOR", "")}

@@ -139,23 +139,35 @@ def device_lane(device: str, holder: str) -> Iterator[float]:
     """Hold the measuring lane of a device across processes; yields the seconds waited.
 
     Waits as long as the holder lives (the operating system frees the lock of a dead one) and says who that is, through
-    `logging`. The lock file stays: unlinking a held one would split its waiters.
+    `logging`. Nothing of it stays on disk.
     """
     folder = Path(tempfile.gettempdir()) / f"pytest-llmperf-{_user()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    lock, card = FileLock(folder / f"{device}.lock"), folder / f"{device}.holder"
+    path, card = folder / f"{device}.lock", folder / f"{device}.holder"
     began = time.monotonic()
-    for patience_s in chain([1], repeat(60)):
-        with suppress(Timeout):
-            lock.acquire(timeout=patience_s)
-            break
-        log.warning("waiting for the device lane %s, held by %s", device, _read(card))
+    lock = _locked(path, card)
     try:
         card.write_text(f"{holder} (process {os.getpid()})", "utf-8")
         yield time.monotonic() - began
     finally:
-        card.unlink(missing_ok=True)
+        with suppress(OSError):  # Windows: the lock file is open, filelock removes it itself
+            card.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # a waiter that gets the lock of a nameless file tries again (filelock 3.24.3)
         lock.release()
+        with suppress(OSError):  # somebody else's lane is in there
+            folder.rmdir()
+
+
+def _locked(path: Path, card: Path) -> FileLock:
+    lock = FileLock(path)
+    for patience_s in chain([1], repeat(60)):
+        with suppress(FileNotFoundError):  # the folder was just removed by a holder that left
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                lock.acquire(timeout=patience_s)
+                break
+            except Timeout:
+                log.warning("waiting for the device lane %s, held by %s", path.stem, _read(card))
+    return lock
 
 
 def _user() -> str:

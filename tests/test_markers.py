@@ -487,8 +487,9 @@ def test_the_mistakes_of_a_file_come_with_those_of_its_classes(
 
 @pytest.mark.parametrize("mode", [("--junitxml=junit.xml",), ("-n2",), ("--collect-only",)], ids=lambda mode: mode[0])
 def test_all_mistakes_are_said_at_once_in_every_mode(
-    pytester: pytest.Pytester, plugin: tuple[str, ...], mode: tuple[str, ...]
+    pytester: pytest.Pytester, plugin: tuple[str, ...], mode: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("CI", raising=False)  # with it pytest prints every line once more, in its short summary
     folder = pytester.mkdir("chat")
     (folder / "test_chat.py").write_text(FUNCTIONS + CLASSES, "utf-8")
     result = pytester.runpytest_subprocess(*plugin, *mode)

@@ -112,7 +112,8 @@ def test_an_instance_has_a_home_of_its_own_and_picks_its_port(home: Path) -> Non
     env = ollama.environment(Path(scratch), {}, emulated=True, caller={"HOME": str(home)})
     homes = {"HOME": scratch, "USERPROFILE": scratch, "LOCALAPPDATA": scratch}
     quiet = {"OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
-    assert env == {**homes, **quiet, "OLLAMA_HOST": "127.0.0.1:0", "LLMPERF_EMULATOR": ""}
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(Path("/scratch")))
+    assert env == {**homes, **temporary, **quiet, "OLLAMA_HOST": "127.0.0.1:0", "LLMPERF_EMULATOR": ""}
 
 
 def test_a_real_server_shares_the_models_and_the_compiled_kernels_of_its_caller(home: Path) -> None:

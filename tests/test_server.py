@@ -251,11 +251,31 @@ def test_lanes_of_different_devices_are_independent(lane_folder: Path) -> None:
         other.kill()
 
 
-def test_a_lane_is_given_back_after_an_error_and_only_its_lock_file_stays(lane_folder: Path) -> None:
+HURRIED = """
+import pathlib, sys
+from pytest_llmperf.server import device_lane
+
+inside = pathlib.Path(sys.argv[1])
+for _ in range(40):
+    with device_lane("gpu", "hurried"):
+        inside.touch(exist_ok=False)
+        inside.unlink()
+"""
+
+
+def test_a_lane_excludes_also_while_its_file_comes_and_goes(lane_folder: Path, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", HURRIED, str(tmp_path / "inside")]
+    env = {**os.environ, "TMPDIR": str(lane_folder), "TEMP": str(lane_folder)}
+    crowd = [subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [process.communicate(timeout=60)[1] for process in crowd] == [""] * 4
+    assert list(lane_folder.iterdir()) == []
+
+
+def test_a_lane_is_given_back_after_an_error_and_leaves_nothing(lane_folder: Path) -> None:
     with pytest.raises(ZeroDivisionError), device_lane("gpu", "mine"):
         raise ZeroDivisionError
     with device_lane("gpu", "mine again") as waited:
         assert waited < 10
         [card] = lane_folder.glob("*/gpu.holder")
         assert card.read_text() == f"mine again (process {os.getpid()})"
-    assert [path.name for path in lane_folder.glob("*/*")] == ["gpu.lock"]
+    assert list(lane_folder.iterdir()) == []

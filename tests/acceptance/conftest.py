@@ -44,11 +44,11 @@ def emulate(monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
 
 
 def left_behind(project: pytest.Pytester) -> list[str]:
-    """Emulators of this project that still run, and scratch folders of instances."""
+    """Emulators of this project that still run, and whatever it left in its folder for temporary files."""
     scratch = str(project.path / "scratch")
     processes = [p.info["cmdline"] for p in psutil.process_iter(["cmdline", "environ"]) if _of(p, scratch)]
-    folders = [path.name for path in Path(scratch).glob("llmperf-*")]
-    return [" ".join(line) for line in processes if "pytest_llmperf.emulator" in line] + folders
+    files = [path.name for path in Path(scratch).iterdir()]
+    return [" ".join(line) for line in processes if "pytest_llmperf.emulator" in line] + files
 
 
 def _of(process: psutil.Process, scratch: str) -> bool:
