@@ -207,7 +207,7 @@ def _advice(found: Judgement, rule: _Rule) -> str:
 def _more(cause: str, what: str, count: float) -> str:
     if count <= MOST_RUNS:
         return f"{cause}: about {count:.0f} {what} would decide, if the estimate stays"
-    return f"{cause}: more {what} would help, but up to {MOST_RUNS} of them alone would not decide"
+    return f"{cause}: even {MOST_RUNS} {what} would not tell the estimate from the margin"
 
 
 def _runs_to_decide(found: Judgement, room: float, interleaved: bool) -> float:

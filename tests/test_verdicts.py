@@ -92,8 +92,7 @@ def test_each_verdict_of_a_comparison(now: list[float], verdict: Verdict) -> Non
 def test_an_inconclusive_row_says_what_would_decide() -> None:
     row = judged("total_throughput", around(100), [90, 100, 85, 104, 95])
     assert row.reason == (
-        "runs differ too much among themselves: more candidate runs would help, "
-        "but up to 100 of them alone would not decide"
+        "runs differ too much among themselves: even 100 candidate runs would not tell the estimate from the margin"
     )
 
 
