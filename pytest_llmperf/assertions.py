@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import NoReturn
 
 import pytest
 
-from pytest_llmperf import verdicts
+from pytest_llmperf import legal, verdicts
 from pytest_llmperf.case import Case, NoBaselineError
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.measuring import Measurement
@@ -28,7 +29,7 @@ class Gate:
         self._baseline: Baseline | None = None
         self._measured: Measured | None = None
         self._rows: list[Row] = []
-        self._judged = False
+        self._judged: set[tuple[str, bool]] = set()
         self._broken: Verdict | None = None
         self._notes: list[str] = []
 
@@ -48,23 +49,21 @@ class Gate:
 
     def check(self) -> Measured:
         """Measure, and judge everything the mark declares: each gated metric against the baseline, each floor."""
-        measured = self.measure()
-        spec = self._case.spec
-        floors = [verdicts.against_floor(metric, measured, floor) for metric, floor in spec.floors.items()]
-        self._conclude([*self._against_baseline(spec.gated, measured), *floors])
+        measured, spec = self.measure(), self._case.spec
+        self._judge(measured, spec.gated, spec.floors)
         return measured
 
     def assert_no_regression(self, measured: Measured) -> None:
         """Every gated metric against the baseline."""
-        self._conclude(self._against_baseline(self._case.spec.gated, measured))
+        self._judge(measured, self._case.spec.gated)
 
     def assert_throughput(self, measured: Measured, *, at_least: float | None = None) -> None:
         """total_throughput against the baseline, or against a floor in tok/s."""
-        self._one("total_throughput", measured, at_least)
+        self._one(measured, "total_throughput", at_least)
 
     def assert_ttft(self, measured: Measured, *, at_most: float | None = None) -> None:
         """Time to first token against the baseline, or against a limit in ms."""
-        self._one("ttft", measured, at_most)
+        self._one(measured, "ttft", at_most)
 
     def assert_efficiency(
         self, measured: Measured, *, overlap: float | None = None, parallel: float | None = None
@@ -73,21 +72,23 @@ class Gate:
 
         Two agents on one GPU typically score 90-99 in overlap and 40-60 in parallel efficiency.
         """
-        floors = {"overlap_efficiency": overlap, "parallel_efficiency": parallel}
-        asked = {metric: floor for metric, floor in floors.items() if floor is not None}
-        if asked:
-            self._conclude([verdicts.against_floor(metric, measured, floor) for metric, floor in asked.items()])
-        else:
-            self._one("overlap_efficiency", measured, None)
+        asked = {"overlap_efficiency": overlap, "parallel_efficiency": parallel}
+        floors = {metric: floor for metric, floor in asked.items() if floor is not None}
+        self._judge(measured, () if floors else ["overlap_efficiency"], floors)
 
     def finish(self) -> None:
-        """At the end of the test's call: what was measured must have been judged."""
-        if self._measured is not None and not self._judged:
+        """At the end of the test's call: what was measured must have been judged, and no failure been swallowed."""
+        if self._measured is None:
+            return
+        if not self._judged:
             self._fail(
                 "invalid",
                 "measured, never judged; end the test with llmperf.check() instead of measure(), "
                 "or call assert_no_regression, assert_throughput, assert_ttft or assert_efficiency",
             )
+        if missed := [metric for metric in self._case.spec.floors if (metric, True) not in self._judged]:
+            self._fail("invalid", f"the mark's floors for {', '.join(missed)} were never judged; llmperf.check() does")
+        self._refuse()
 
     def settle(self) -> None:
         """Keep the evidence of a test that did not hold, while its servers' logs exist; one that held keeps none."""
@@ -112,6 +113,7 @@ class Gate:
             machine=self._case.machine,
             emulated=self._case.settings.emulated,
             rows=tuple(self._rows),
+            gated=self._case.spec.gated,
             notes=tuple(self._notes),
             record=self._case.record(self._measured) if self._recording and self._measured else None,
             path=str(self._case.path),
@@ -135,35 +137,53 @@ class Gate:
     def _recording(self) -> bool:
         return self._case.settings.rebaseline
 
-    def _one(self, metric: str, measured: Measured, floor: float | None) -> None:
-        if floor is not None:
-            self._conclude([verdicts.against_floor(metric, measured, floor)])
+    def _one(self, measured: Measured, metric: str, floor: float | None) -> None:
+        if floor is None:
+            self._judge(measured, [metric])
         else:
-            self._conclude(self._against_baseline([metric], measured))
+            self._judge(measured, (), {metric: floor})
 
-    def _against_baseline(self, metrics: Sequence[str], measured: Measured) -> list[Row]:
-        if self._recording or not metrics:
+    def _judge(
+        self, measured: Measured, metrics: Sequence[str], floors: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Judge metrics against the baseline (not while recording one) and floors; fail with all that was judged."""
+        if measured is not self._measured:
+            self._fail("invalid", "the helpers judge what this test's own llmperf.measure() returned, nothing else")
+        rows = [] if self._recording else self._against_baseline(measured, metrics)
+        rows += [self._against_floor(measured, metric, floor) for metric, floor in floors.items()]
+        self._judged |= {(metric, False) for metric in metrics} | {(metric, True) for metric in floors}
+        self._rows += [row for row in rows if row not in self._rows]
+        if note := verdicts.disagreement(self._rows):
+            self._notes = [note]
+        self._refuse()
+
+    def _against_baseline(self, measured: Measured, metrics: Sequence[str]) -> list[Row]:
+        if not metrics:
             return []
         with self._plainly():
             found = self._baseline or self._case.load()
         return [verdicts.against_baseline(metric, self._case.spec, measured, found) for metric in metrics]
 
-    def _conclude(self, rows: Sequence[Row]) -> None:
-        self._judged = True
-        self._rows += [row for row in rows if row not in self._rows]
-        if note := verdicts.disagreement(self._rows):
-            self._notes = [note]
-        if any(row.verdict in FAILING for row in self._rows) and self._measured is not None:
-            command = self._case.command("--llmperf-rebaseline")
-            text = failure.judged(
-                self._rows,
-                self._measured,
-                self._case.spec,
-                command=command,
-                notes=self._notes,
-                evidence=self._case.shown(self._case.evidence),
-            )
-            raise pytest.fail.Exception(text, pytrace=False)
+    def _against_floor(self, measured: Measured, metric: str, floor: float) -> Row:
+        for mistake in legal.WORDS["floors"].mistakes("floors", {metric: floor}):
+            self._fail("invalid", mistake)
+        if self._case.spec.max_runs < legal.FLOOR_RUNS:
+            runs = f"max_runs of at least {legal.FLOOR_RUNS}, not {self._case.spec.max_runs}"
+            self._fail("invalid", f"a floor for {metric} needs {runs}")
+        return verdicts.against_floor(metric, measured, floor)
+
+    def _refuse(self) -> None:
+        if self._measured is None or not any(row.verdict in FAILING for row in self._rows):
+            return
+        text = failure.judged(
+            self._rows,
+            self._measured,
+            self._case.spec,
+            command=self._case.command("--llmperf-rebaseline"),
+            notes=self._notes,
+            evidence=self._case.shown(self._case.evidence),
+        )
+        raise pytest.fail.Exception(text, pytrace=False)
 
     def _fail(self, verdict: Verdict, message: str) -> NoReturn:
         self._broken = verdict

@@ -5,8 +5,10 @@ Everything heavy is imported in a fixture's body: an idle run pays for none of i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -32,7 +34,7 @@ def _llmperf_fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
     from pytest_llmperf.measuring import open_fleet
 
     with _plainly():
-        fleet = open_fleet(request.config.stash[keys.SETTINGS], request.node.nodeid)
+        fleet = open_fleet(request.config.stash[keys.SETTINGS], request.node.nodeid, partial(_say, request.config))
     try:
         yield fleet
     finally:
@@ -76,6 +78,13 @@ def llmperf(request: pytest.FixtureRequest) -> Gate:
     case = Case(node.nodeid, _declared(node), settings, marked)
     gate = node.stash[keys.GATE] = Gate(case, Measurement(case, request.getfixturevalue))
     return gate
+
+
+def _say(config: pytest.Config, sentence: str) -> None:
+    """Print now, past pytest's capture: whoever waits for a device should know for whom."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        print(f"\n{sentence}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _declared(node: pytest.Item) -> Spec:

@@ -6,10 +6,12 @@ import secrets
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 
 from pytest_llmperf import ollama
+from pytest_llmperf.legal import is_name
 from pytest_llmperf.model import LlmperfError
 from pytest_llmperf.server import Server, ServerError
 
@@ -26,6 +28,11 @@ class Instance:
 
     def __repr__(self) -> str:
         return f"<Instance {self.name} {self.url}>"
+
+    @property
+    def on_purpose(self) -> Mapping[str, str]:
+        """The environment variables that the test itself set, without the one that only says where to listen."""
+        return {name: value for name, value in self._extra.items() if name != "OLLAMA_HOST"}
 
     @property
     def emulated(self) -> bool:
@@ -101,7 +108,7 @@ class Fleet:
     """
 
     def __init__(self, binary: str | None, lane: AbstractContextManager[float]) -> None:
-        self.binary, self.waited_s = binary, 0.0
+        self.binary = binary
         self.instances: list[Instance] = []
         self._lane, self._held, self._scratch = lane, ExitStack(), Path()
         self.folder = Path()
@@ -109,12 +116,19 @@ class Fleet:
     def start(self, name: str | None = None, env: Mapping[str, str] | None = None) -> Instance:
         """Start one instance and wait for its first HTTP 200."""
         if not self.folder.name:
-            self.waited_s = self._held.enter_context(self._lane)
+            self._held.enter_context(self._lane)
             self._scratch = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="llmperf-")))
             self._open_session()
-        name = name or f"instance{len(self.instances) + 1}"
-        if Path(name).name != name or any(name == instance.name for instance in self.instances):
-            raise LlmperfError(f"no instance can be called {name!r}: a name is a file name that no other instance has")
+        taken = {instance.name.casefold() for instance in self.instances}
+        free = (word for number in count(1) if (word := f"instance{number}") not in taken)
+        name = name or next(free)
+        if not is_name(name) or name.casefold() in taken:
+            legal = "letters, digits, - and _, and no other instance of the test has it"
+            raise LlmperfError(f"no instance can be called {name!r}: a name is {legal}")
+        values: Mapping[str, object] = env or {}
+        for variable, value in values.items():
+            if not isinstance(value, str):
+                raise LlmperfError(f"env[{variable!r}] must be a text, not {value!r}")
         instance = Instance(self, name, env or {})
         self.instances.append(instance)
         return instance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,17 +17,21 @@ class Ledger:
     """Registered once per run, never in an xdist worker; imports and prints nothing where nothing was measured."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._settings = config.stash[keys.SETTINGS]
+        self._settings, self._collecting = config.stash[keys.SETTINGS], config.option.collectonly
         self._marked = config.stash[keys.MARKED]
         self._entries: list[Entry] = []
         self._lines: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take a test's entry off its report."""
+        """Take a test's entry off its report; a test whose teardown fails has not passed."""
         if payload := getattr(report, "llmperf", None):
             from pytest_llmperf.model import Entry
 
             self._entries.append(Entry.from_payload(payload))
+        elif report.failed and report.when == "teardown":
+            own = [n for n, entry in enumerate(self._entries) if entry.test == report.nodeid]
+            for n in own:
+                self._entries[n] = replace(self._entries[n], passed=False)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - xdist's WorkerController has no public type
@@ -39,7 +44,7 @@ class Ledger:
         if self._settings.rebaseline and self._entries:
             from pytest_llmperf import rebaseline
 
-            written, complete = rebaseline.write(self._entries, self._settings.invoked_from)
+            written, complete = rebaseline.write(self._sorted(), self._settings.invoked_from)
             self._lines += written
             if not complete:
                 _fail(session)
@@ -49,18 +54,22 @@ class Ledger:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """One row per gated metric, worst first, then the count line; nothing where no test is marked."""
-        if not self._entries and not self._lines:
+        if self._collecting or not (self._marked or self._lines):
             return
         from pytest_llmperf.report import terminal
 
         terminalreporter.section("llmperf")
-        body = terminal.body(self._entries)
+        body = terminal.body(self._sorted())
         for line in [*body, *self._lines, terminal.count(self._entries, len(self._marked))]:
             terminalreporter.line(line)
 
+    def _sorted(self) -> list[Entry]:
+        """By node id: workers report in any order."""
+        return sorted(self._entries, key=lambda entry: entry.test)
+
     def _missing(self) -> str | None:
         require = self._settings.require
-        if require is None:
+        if require is None or self._collecting or self._settings.rebaseline:
             return None
         from pytest_llmperf.model import JUDGED
 
@@ -68,7 +77,8 @@ class Ledger:
         wanted = len(self._marked) if require == "all" else int(require)
         if judged >= max(wanted, 1):
             return None
-        return f"llmperf: --llmperf-require={require}: {judged} tests were judged, {wanted} are required"
+        tests = "1 test was" if judged == 1 else f"{judged} tests were"
+        return f"llmperf: --llmperf-require={require}: {tests} judged, {wanted} required"
 
 
 def _fail(session: pytest.Session) -> None:

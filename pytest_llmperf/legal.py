@@ -22,6 +22,9 @@ SCENARIOS = ("single_agent", "baseline_vs_chimera", "chimera_homo", "chimera_het
 MOST_AGENTS = 1000
 """A slip such as agents=10**9 would take all memory when it is checked."""
 
+FLOOR_RUNS = 5
+"""Runs that the bound of an absolute floor needs."""
+
 Inside = Callable[[str, Any], Iterator[str]]
 
 _REPR = Repr()
@@ -167,6 +170,8 @@ def _in_metrics(where: str, names: Sequence[object]) -> Iterator[str]:
 
 def _in_agents(where: str, agents: int | Sequence[Agent]) -> Iterator[str]:
     for n, agent in enumerate(() if isinstance(agents, int) else agents):
+        for word in agent.unknown:
+            yield f"{where}[{n}] has no argument {unknown(word, OF_AGENT, 'Agent takes')}"
         for word, legal in OF_AGENT.items():
             if (value := getattr(agent, word)) is not None:
                 yield from legal.mistakes(f"{where}[{n}].{word}", value)
@@ -196,7 +201,7 @@ WORDS: Mapping[str, Legal] = {
     "topology": _one_of(*get_args(Topology)),
     "prompts": OF_AGENT["prompts"],
     "tokens": _whole(2, "num_predict of every request"),
-    "max_runs": _whole(1, "runs at most"),
+    "max_runs": _whole(2, "runs at most; one run decides nothing"),
     "warmup_requests": _whole(0, "per agent, before the first run"),
     "solo_runs": _whole(0, "of each agent alone"),
     "metrics": Legal(f"a list of {', '.join(gateable())}", is_texts, _in_metrics),

@@ -18,11 +18,14 @@ from pytest_llmperf.server import device_lane
 from pytest_llmperf.settings import Settings
 
 
-def open_fleet(settings: Settings, test: str) -> Fleet:
-    """A fleet for one test: nothing is started yet. Raises LlmperfError where there is no server to start."""
+def open_fleet(settings: Settings, test: str, say: Callable[[str], None]) -> Fleet:
+    """A fleet for one test: nothing is started yet. Raises LlmperfError where there is no server to start.
+
+    `say` gets a sentence when the device lane is somebody else's for the time being.
+    """
     if settings.emulated:
-        return Fleet(None, device_lane(identity.EMULATED_MACHINE, test))
-    return Fleet(ollama.find(settings.ollama, settings.rootdir), device_lane("machine", test))
+        return Fleet(None, device_lane(identity.EMULATED_MACHINE, test, say))
+    return Fleet(ollama.find(settings.ollama, settings.rootdir), device_lane("machine", test, say))
 
 
 class Measurement:
@@ -32,20 +35,22 @@ class Measurement:
         self._case, self._fixture = case, fixture
         self._fleet: Fleet | None = None
 
-    def find_server(self) -> None:
+    def find_server(self) -> Fleet:
         """Look for the server to start, before anything else can go wrong."""
-        self._fleet = self._fixture("_llmperf_fleet")
+        fleet: Fleet = self._fixture("_llmperf_fleet")
+        self._fleet = fleet
+        return fleet
 
     def take(self, against: Baseline | None) -> Measured:
         """Measure one session, or as many as --llmperf-rebaseline asks for, with servers restarted between them."""
-        settings = self._case.settings
+        settings, fleet = self._case.settings, self.find_server()
         if settings.rebaseline:
             files.check_root(settings.baselines, writing=True)
         bench = Bench(self._case.spec, self._fixture("ollama_instances"), _usual_ttft(against))
         conditions = bench.conditions()
         sessions = [bench.session()]
-        while self._fleet and settings.rebaseline and len(sessions) < settings.sessions:
-            self._fleet.new_session()
+        while settings.rebaseline and len(sessions) < settings.sessions:
+            fleet.new_session()
             sessions.append(bench.session())
         return Measured(
             test=self._case.test,

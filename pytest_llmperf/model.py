@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 Better = Literal["higher", "lower"]
 Scale = Literal["ratio", "diff"]
@@ -53,6 +53,14 @@ class Agent:
     model: str | None = None
     options: Mapping[str, OptionValue] | None = None
     prompts: Sequence[str] | None = None
+    unknown: Mapping[str, object] = field(default_factory=dict, init=False, repr=False)
+
+    if not TYPE_CHECKING:  # a misspelt keyword is reported with the mark's other mistakes, not as a crash on import
+
+        def __init__(self, **words: object) -> None:
+            for name in ("name", "model", "options", "prompts"):
+                object.__setattr__(self, name, words.pop(name, None))
+            object.__setattr__(self, "unknown", words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +151,9 @@ class Row:
     low: float | None = None
     high: float | None = None
     margin: float | None = None
-    catches80: float | None = None
     floor: bool = False
     runs: int = 0
     baseline_runs: int = 0
-    baseline_sessions: int = 0
     reason: str = ""
 
 
@@ -160,6 +166,7 @@ class Entry:
     machine: str = ""
     emulated: bool = False
     rows: tuple[Row, ...] = ()
+    gated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     record: Baseline | None = None
     path: str = ""
@@ -179,6 +186,7 @@ class Entry:
                 **payload,
                 "rows": tuple(Row(**row) for row in payload["rows"]),
                 "notes": tuple(payload["notes"]),
+                "gated": tuple(payload["gated"]),
                 "record": Baseline.from_payload(record) if record else None,
             }
         )

@@ -38,7 +38,8 @@ class Bench:
         """What is in force now; raises LlmperfError for a model that isn't in the store."""
         models = {agent.model: self._entry(number, agent) for number, agent in enumerate(self.spec.agents)}
         first = self.instances[0]
-        return identity.conditions(
+        env = {f"env.{name}": value for instance in self.instances for name, value in instance.on_purpose.items()}
+        return env | identity.conditions(
             self.spec,
             emulated=first.emulated,
             version=first.version,
@@ -51,7 +52,7 @@ class Bench:
         try:
             load_s = self._load()
             self._warm_up()
-            discarded = self._run()
+            discarded = self._together(self._all())
             solo, runs = self._runs()
         except InvalidRunError as error:
             dead = [words for instance in self.instances if (words := instance.why_dead())]
@@ -87,18 +88,18 @@ class Bench:
         before = [round_ * total // rounds for round_ in range(rounds)]
         for position in range(total):
             for _ in range(before.count(position)):
-                solo += [self._together({number: agent}) for number, agent in enumerate(self.spec.agents)]
-            runs.append(self._full_run())
-        _refuse_short(runs)
+                solo += [self._full({number: agent}) for number, agent in enumerate(self.spec.agents)]
+            runs.append(self._full(self._all()))
+        _refuse_short([*solo, *runs])
         return solo, runs
 
-    def _full_run(self) -> Run:
+    def _full(self, agents: Mapping[int, Workload]) -> Run:
         """A run; one in which a model stopped early is repeated once, with other nonces."""
-        run = self._run()
-        return self._run() if _short(run) else run
+        run = self._together(agents)
+        return self._together(agents) if _short(run) else run
 
-    def _run(self) -> Run:
-        return self._together(dict(enumerate(self.spec.agents)))
+    def _all(self) -> Mapping[int, Workload]:
+        return dict(enumerate(self.spec.agents))
 
     def _together(self, agents: Mapping[int, Workload]) -> Run:
         clients = [_PromptAgent(agent, self.instance_of(n).url, self._nonces) for n, agent in agents.items()]

@@ -16,22 +16,22 @@ def write(entries: Sequence[Entry], invoked_from: Path) -> tuple[list[str], bool
     lines, complete = list[str](), True
     for entry in entries:
         if entry.record is None or not entry.passed:
-            why = entry.verdict if entry.verdict in FAILING else "another assertion"
-            lines.append(f"not recorded: {entry.test}: it failed ({why})")
+            why = f"it failed ({entry.verdict})" if entry.verdict in FAILING else "it did not pass"
+            lines.append(f"not recorded: {entry.test}: {why}")
             continue
         try:
-            lines += _write(entry.record, Path(entry.path), invoked_from)
+            lines += _write(entry.record, entry.gated, Path(entry.path), invoked_from)
         except LlmperfError as error:
             lines.append(f"not recorded: {entry.test}: {error}")
             complete = False
     return lines, complete
 
 
-def _write(record: Baseline, path: Path, invoked_from: Path) -> list[str]:
+def _write(record: Baseline, gated: Sequence[str], path: Path, invoked_from: Path) -> list[str]:
     try:
         old = baseline.load(path)
         was = "changed" if old else "new"
     except LlmperfError:
         old, was = None, "replaced what could not be read"
     changed = baseline.replace(path, baseline.text(record))
-    return recorded.lines(f"{relative(path, invoked_from)}: {was if changed else 'unchanged'}", old, record)
+    return recorded.lines(f"{relative(path, invoked_from)}: {was if changed else 'unchanged'}", gated, old, record)

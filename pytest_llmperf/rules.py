@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_llmperf.legal import WORDS
-from pytest_llmperf.metrics import default_gated, gateable
+from pytest_llmperf.legal import FLOOR_RUNS, WORDS
+from pytest_llmperf.metrics import default_gated
 from pytest_llmperf.model import Agent, Spec, Workload
 
 PROMPT = "Explain in detail how a bicycle stays upright while it is ridden and why it falls over when it stands still."
 OF_SEVERAL = frozenset({"overlap_efficiency", "parallel_efficiency", "speedup"})
-FLOOR_RUNS = 5
-"""Runs that the bound of an absolute floor needs."""
 
 Words = Mapping[str, Any]
 
@@ -107,14 +105,6 @@ def _gates_something(words: Words) -> Iterator[str]:
         yield "metrics=[] gates nothing; leave it out for the default metrics, or hold floors={...} alone"
 
 
-def _of_gated(words: Words) -> Iterator[str]:
-    gated = _gated(words)
-    for word in ("margins", "session_sd"):
-        for name in words.get(word, ()):
-            if name in gateable() and name not in gated:
-                yield f"{word} names {name}, which this test does not gate; it gates {', '.join(gated)}"
-
-
 def _runs_of_floors(words: Words) -> Iterator[str]:
     if words.get("floors") and words.get("max_runs", FLOOR_RUNS) < FLOOR_RUNS:
         yield f"floors need max_runs of at least {FLOOR_RUNS}, not {words['max_runs']}"
@@ -127,7 +117,6 @@ RULES: Sequence[tuple[str, Callable[[Words], Iterator[str]]]] = (
     ("scenario agents model options", _contrast),
     ("scenario agents metrics floors solo_runs", _measurable),
     ("metrics floors", _gates_something),
-    ("scenario agents metrics", _of_gated),
     ("max_runs", _runs_of_floors),
 )
 """Checks of words against each other, each with the words that must be free of mistakes of their own."""

@@ -6,7 +6,6 @@ Also the device lane: the lock that keeps two measurements off one device. Knows
 from __future__ import annotations
 
 import getpass
-import logging
 import os
 import signal
 import subprocess
@@ -28,8 +27,6 @@ T = TypeVar("T")
 
 GRACE_S = 10.0
 """A server may take this long to end after TERM; Ollama needs 8-40 ms, its runners included."""
-
-log = logging.getLogger(__name__)
 
 
 class ServerError(LlmperfError):
@@ -135,38 +132,37 @@ def _signal_group(process: subprocess.Popen[bytes], family: Sequence[psutil.Proc
 
 
 @contextmanager
-def device_lane(device: str, holder: str) -> Iterator[float]:
+def device_lane(device: str, holder: str, say: Callable[[str], None]) -> Iterator[float]:
     """Hold the measuring lane of a device across processes; yields the seconds waited.
 
-    Waits as long as the holder lives (the operating system frees the lock of a dead one) and says who that is, through
-    `logging`. Nothing of it stays on disk.
+    Waits as long as the holder lives (the operating system frees the lock of a dead one) and says who that is: after a
+    second, then every minute. Nothing of it stays on disk.
     """
-    folder = Path(tempfile.gettempdir()) / f"pytest-llmperf-{_user()}"
-    path, card = folder / f"{device}.lock", folder / f"{device}.holder"
+    stem = f"pytest-llmperf-{_user()}-{device}"
+    path, card = (Path(tempfile.gettempdir(), stem + suffix) for suffix in (".lock", ".holder"))
     began = time.monotonic()
-    lock = _locked(path, card)
+    lock = _locked(path, card, say)
     try:
-        card.write_text(f"{holder} (process {os.getpid()})", "utf-8")
+        with suppress(OSError):
+            card.unlink(missing_ok=True)
+            with card.open("x", encoding="utf-8") as text:  # "x": a link that somebody put there is not followed
+                text.write(f"{holder} (process {os.getpid()})")
         yield time.monotonic() - began
     finally:
         with suppress(OSError):  # Windows: the lock file is open, filelock removes it itself
             card.unlink(missing_ok=True)
             path.unlink(missing_ok=True)  # a waiter that gets the lock of a nameless file tries again (filelock 3.24.3)
         lock.release()
-        with suppress(OSError):  # somebody else's lane is in there
-            folder.rmdir()
 
 
-def _locked(path: Path, card: Path) -> FileLock:
+def _locked(path: Path, card: Path, say: Callable[[str], None]) -> FileLock:
     lock = FileLock(path)
     for patience_s in chain([1], repeat(60)):
-        with suppress(FileNotFoundError):  # the folder was just removed by a holder that left
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            try:
-                lock.acquire(timeout=patience_s)
-                break
-            except Timeout:
-                log.warning("waiting for the device lane %s, held by %s", path.stem, _read(card))
+        try:
+            lock.acquire(timeout=patience_s)
+            break
+        except Timeout:
+            say(f"llmperf: waiting for the device lane, held by {_read(card)}")
     return lock
 
 

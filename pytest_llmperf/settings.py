@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +48,7 @@ class Settings:
             require=_require(option.llmperf_require),
             rootdir=config.rootpath,
             invoked_from=config.invocation_params.dir,
-            typed=(f"--llmperf-backend={option.llmperf_backend}",) if option.llmperf_backend else (),
+            typed=tuple(_typed(option)),
         )
 
 
@@ -78,6 +80,17 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini(
         "llmperf_baselines", "folder of the committed baselines (default: baselines in rootdir)", type="paths"
     )
+
+
+def _typed(option: Namespace) -> Iterator[str]:
+    """What else was typed that decides which server is measured and where its baselines are."""
+    if option.inifilename:
+        yield f"--config-file={option.inifilename}"
+    if option.rootdir:
+        yield f"--rootdir={option.rootdir}"
+    yield from (f"--override-ini={pair}" for pair in option.override_ini or () if pair.startswith("llmperf_"))
+    if option.llmperf_backend:
+        yield f"--llmperf-backend={option.llmperf_backend}"
 
 
 def _backend(option: str | None, ini: str) -> str:

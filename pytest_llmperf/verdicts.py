@@ -89,10 +89,8 @@ def _row(metric: Metric, found: Judgement, candidate: Sequence[float], base: Seq
         low=shown(found.low),
         high=shown(found.high),
         margin=margin,
-        catches80=shown(found.catches80),
         runs=found.n,
         baseline_runs=found.m,
-        baseline_sessions=found.sessions,
         reason=found.reason,
     )
 

@@ -405,13 +405,13 @@ def test_what_cannot_be_written_is_named_and_the_others_are_written(
 @pytest.mark.parametrize(
     ("failed", "why"),
     [
-        (written("regressed", passed=False), "regressed"),
-        (written("held", passed=False), "another assertion"),
-        (written(None, passed=False), "another assertion"),
-        (entry("invalid"), "invalid"),
+        (written("regressed", passed=False), "it failed (regressed)"),
+        (written("held", passed=False), "it did not pass"),
+        (written(None, passed=False), "it did not pass"),
+        (entry("invalid"), "it failed (invalid)"),
     ],
 )
 def test_a_test_that_did_not_pass_is_not_recorded_and_says_why(tmp_path: Path, failed: Entry, why: str) -> None:
     path = tmp_path / "a.json"
-    assert write(tmp_path, replace(failed, path=str(path))) == ([f"not recorded: {TEST}: it failed ({why})"], True)
+    assert write(tmp_path, replace(failed, path=str(path))) == ([f"not recorded: {TEST}: {why}"], True)
     assert not path.exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -213,7 +212,7 @@ def another_holder(folder: Path, device: str) -> Iterator[subprocess.Popen[str]]
     code = f"""
         import sys
         from pytest_llmperf.server import device_lane
-        with device_lane({device!r}, "tests/test_other.py::test_it"):
+        with device_lane({device!r}, "tests/test_other.py::test_it", print):
             print("held", flush=True)
             sys.stdin.read()
     """
@@ -226,27 +225,28 @@ def another_holder(folder: Path, device: str) -> Iterator[subprocess.Popen[str]]
 
 
 def test_the_lane_keeps_processes_apart_and_says_who_holds_it(
-    lane_folder: Path, caplog: pytest.LogCaptureFixture
+    lane_folder: Path,
 ) -> None:
-    with another_holder(lane_folder, "gpu") as other, caplog.at_level(logging.WARNING):
+    said = list[str]()
+    with another_holder(lane_folder, "gpu") as other:
         assert other.stdin is not None
         Timer(1.5, other.stdin.close).start()
-        with device_lane("gpu", "mine") as waited:
+        with device_lane("gpu", "mine", said.append) as waited:
             assert waited > 1
             assert other.wait(10) == 0
     holder = f"tests/test_other.py::test_it (process {other.pid})"
-    assert caplog.messages == [f"waiting for the device lane gpu, held by {holder}"]
+    assert said == [f"llmperf: waiting for the device lane, held by {holder}"]
 
 
 def test_a_killed_holder_frees_the_lane(lane_folder: Path) -> None:
     with another_holder(lane_folder, "gpu") as other:
         other.kill()
-        with device_lane("gpu", "mine") as waited:
+        with device_lane("gpu", "mine", print) as waited:
             assert waited < 10
 
 
 def test_lanes_of_different_devices_are_independent(lane_folder: Path) -> None:
-    with another_holder(lane_folder, "gpu0") as other, device_lane("gpu1", "mine"):
+    with another_holder(lane_folder, "gpu0") as other, device_lane("gpu1", "mine", print):
         assert other.poll() is None
         other.kill()
 
@@ -257,7 +257,7 @@ from pytest_llmperf.server import device_lane
 
 inside = pathlib.Path(sys.argv[1])
 for _ in range(40):
-    with device_lane("gpu", "hurried"):
+    with device_lane("gpu", "hurried", print):
         inside.touch(exist_ok=False)
         inside.unlink()
 """
@@ -272,10 +272,10 @@ def test_a_lane_excludes_also_while_its_file_comes_and_goes(lane_folder: Path, t
 
 
 def test_a_lane_is_given_back_after_an_error_and_leaves_nothing(lane_folder: Path) -> None:
-    with pytest.raises(ZeroDivisionError), device_lane("gpu", "mine"):
+    with pytest.raises(ZeroDivisionError), device_lane("gpu", "mine", print):
         raise ZeroDivisionError
-    with device_lane("gpu", "mine again") as waited:
+    with device_lane("gpu", "mine again", print) as waited:
         assert waited < 10
-        [card] = lane_folder.glob("*/gpu.holder")
+        [card] = lane_folder.glob("*-gpu.holder")
         assert card.read_text() == f"mine again (process {os.getpid()})"
     assert list(lane_folder.iterdir()) == []

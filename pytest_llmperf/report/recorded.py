@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from pytest_llmperf.metrics import HEADLINES, METRICS, summaries
 from pytest_llmperf.model import Baseline
 from pytest_llmperf.report.words import number, quantity, shift
 
 
-def lines(head: str, old: Baseline | None, new: Baseline) -> list[str]:
-    """What was written where (`head`), then old -> new of the metrics a reviewer reads first."""
-    return [f"{head}, {_sessions(new)}", *_changes(_summary(old) if old else {}, _summary(new))]
+def lines(head: str, gated: Sequence[str], old: Baseline | None, new: Baseline) -> list[str]:
+    """What was written where (`head`), then old -> new of the test's gated metrics and of the usual ones."""
+    before, after = _summary(old) if old else {}, _summary(new)
+    shown = [name for name in dict.fromkeys((*gated, *HEADLINES)) if name in after]
+    return [f"{head}, {_sessions(new)}", *(_line(name, before.get(name), after[name]) for name in shown)]
 
 
 def _summary(record: Baseline) -> dict[str, float]:
     return summaries(sample for session in record.sessions for sample in session.samples)
 
 
-def _changes(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]:
-    lines = []
-    for name in (name for name in HEADLINES if name in after):
-        old, new = before.get(name), after[name]
-        start = f"{number(old)} -> " if old is not None else ""
-        lines.append(f"  {name}: {start}{quantity(name, new)}{_change(name, old, new)}")
-    return lines
+def _line(name: str, old: float | None, new: float) -> str:
+    start = f"{number(old)} -> " if old is not None else ""
+    return f"  {name}: {start}{quantity(name, new)}{_change(name, old, new)}"
 
 
 def _change(name: str, old: float | None, new: float) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pytest_llmperf.model import WORST_FIRST, Entry, Verdict
+from pytest_llmperf.report.failure import reasons
 from pytest_llmperf.report.words import COLUMNS, cells, table, worst_first
 
 _COLUMNS = [column for column in COLUMNS if column != "90 % interval"]
@@ -64,5 +65,6 @@ def _lines(entry: Entry) -> list[list[str]]:
 
 def _remarks(entries: Sequence[Entry]) -> list[str]:
     said = [f"{entry.verdict}: {entry.test}: {note.splitlines()[0]}" for entry in entries for note in entry.notes]
+    said += [f"{e.test}: {line}" for e in entries if e.passed for line in reasons(e.rows)]
     better = [e for e in entries if e.verdict == "improved"]
     return said + [f"{e.test} improved; to tighten its baseline: {e.command}" for e in better]

@@ -297,3 +297,84 @@ def test_three(llmperf, ollama_instances):
     )
     run("--llmperf-rebaseline", "--llmperf-sessions=1").assert_outcomes(passed=1)
     run("-p", "no:xdist").stdout.fnmatch_lines([HELD])
+
+
+JUDGED_WRONGLY = [
+    (
+        "    measured = llmperf.measure()\n    llmperf.assert_ttft(measured, at_most='500')\n",
+        "  floors['ttft'] must be a number above 0 in the metric's unit, ms, not '500'",
+    ),
+    (
+        "    import dataclasses\n    llmperf.assert_throughput(dataclasses.replace(llmperf.measure()), at_least=1)\n",
+        "  the helpers judge what this test's own llmperf.measure() returned, nothing else",
+    ),
+    (
+        (
+            "    with __import__('contextlib').suppress(BaseException):\n"
+            "        llmperf.assert_throughput(llmperf.measure(), at_least=100_000)\n"
+        ),
+        "  total_throughput  at least 100000 tok/s * regressed",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), JUDGED_WRONGLY, ids=["no number", "not its own", "swallowed"])
+def test_a_helper_is_not_talked_out_of_its_verdict(project: pytest.Pytester, run: Run, body: str, words: str) -> None:
+    recorded(project, run)
+    project.makepyfile(test_stack=TEST + "def test_two_agents(llmperf):\n" + body)
+    result = run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([words])
+    assert "assertions.py" not in result.stdout.str()
+
+
+def test_declared_floors_must_be_judged_and_need_five_runs(project: pytest.Pytester, run: Run) -> None:
+    floors = TEST.replace("metrics=", 'floors={"ttft": 2000}, metrics=')
+    recorded(project, run, floors + "def test_two_agents(llmperf):\n    llmperf.check()\n")
+    judged = "def test_two_agents(llmperf):\n    llmperf.assert_no_regression(llmperf.measure())\n"
+    project.makepyfile(test_stack=floors + judged)
+    run().stdout.fnmatch_lines(["  the mark's floors for ttft were never judged; llmperf.check() does"])
+    few = "def test_two_agents(llmperf):\n    llmperf.assert_ttft(llmperf.measure(), at_most=2000)\n"
+    project.makepyfile(test_stack=TEST.replace("metrics=", "max_runs=3, metrics=") + few)
+    run().stdout.fnmatch_lines(["  a floor for ttft needs max_runs of at least 5, not 3"])
+
+
+def test_a_server_started_differently_on_purpose_is_not_comparable(project: pytest.Pytester, run: Run) -> None:
+    recorded(project, run)
+    project.makeconftest(
+        """
+        import pytest
+
+        @pytest.fixture
+        def ollama_instances(ollama_factory):
+            return [ollama_factory(env={"OLLAMA_NUM_PARALLEL": "2"}) for _ in range(2)]
+        """
+    )
+    result = run()
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*env.OLLAMA_NUM_PARALLEL: not set -> 2 (this change declares another workload)"])
+
+
+def test_a_test_whose_teardown_fails_is_not_recorded(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(
+        test_stack=TEST
+        + """
+@pytest.fixture
+def stack():
+    yield
+    raise RuntimeError("in teardown")
+
+def test_two_agents(stack, llmperf):
+    llmperf.check()
+"""
+    )
+    result = run("--llmperf-rebaseline", "--llmperf-sessions=1")
+    result.stdout.fnmatch_lines(["not recorded: test_stack.py::test_two_agents: it did not pass"])
+    assert not list((project.path / "baselines").rglob("*.json"))
+
+
+def test_the_next_command_repeats_what_decided_where_to_look(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_stack=CHECKED)
+    options = ("-o", "llmperf_baselines=elsewhere", "--llmperf-backend=emulator")
+    again = "--override-ini=llmperf_baselines=elsewhere --llmperf-backend=emulator --llmperf-rebaseline"
+    run(*options).stdout.fnmatch_lines([f"  to record one: pytest test_stack.py::test_two_agents {again}"])

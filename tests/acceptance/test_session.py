@@ -29,13 +29,20 @@ def test_the_last_line_counts_marked_tests_that_did_not_measure(project: pytest.
         run(*options).stdout.fnmatch_lines(["llmperf: 1 gated: 1 held; 2 marked tests not measured"])
 
 
+def test_a_run_in_which_nothing_measured_says_so_too(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_stack=TEST + THREE)
+    for options in ((), ("-n2",)):
+        run("-k", "not measured", *options).stdout.fnmatch_lines(["llmperf: 3 marked tests not measured"])
+    assert "llmperf:" not in run("--collect-only", "--llmperf-require=all").stdout.str()
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
         (("--llmperf-require=1",), 0, "llmperf: 1 gated: 1 held; 2 marked tests not measured"),
-        (("--llmperf-require=2",), 1, "llmperf: --llmperf-require=2: 1 tests were judged, 2 are required"),
-        (("--llmperf-require=all",), 1, "llmperf: --llmperf-require=all: 1 tests were judged, 3 are required"),
-        (("--llmperf-require=all", "-n2"), 1, "llmperf: --llmperf-require=all: 1 tests were judged, 3 are required"),
+        (("--llmperf-require=2",), 1, "llmperf: --llmperf-require=2: 1 test was judged, 2 required"),
+        (("--llmperf-require=all",), 1, "llmperf: --llmperf-require=all: 1 test was judged, 3 required"),
+        (("--llmperf-require=all", "-n2"), 1, "llmperf: --llmperf-require=all: 1 test was judged, 3 required"),
         (("--llmperf-require=1", "-k", "nothing"), 1, "llmperf: --llmperf-require=1: 0 tests were judged, 1 *"),
         (("--llmperf-require=0",), 4, "*--llmperf-require takes a number of tests or the word all, not '0'"),
         (("--llmperf-backend=vllm",), 4, "*--llmperf-backend takes ollama or emulator, not 'vllm'"),
@@ -156,16 +163,17 @@ def test_an_idle_run_loads_none_of_our_dependencies_starts_nothing_and_says_noth
 ) -> None:
     project.makeconftest(
         """
-        import sys
+        import psutil, sys
 
         def pytest_unconfigure():
-            ours = {"httpx", "h11", "pydantic", "filelock", "tabulate", "psutil"}
+            print("CHILDREN", psutil.Process().children())
+            ours = {"httpx", "h11", "pydantic", "filelock", "tabulate", "pytest_llmperf.server"}
             print("LOADED", sorted(ours & sys.modules.keys()))
             print("MODULES", len([name for name in sys.modules if name.startswith("pytest_llmperf")]))
         """
     )
-    project.makepyfile("import subprocess\ndef test_ok():\n    assert subprocess._active == []\n")
+    project.makepyfile("def test_ok():\n    pass\n")
     result = run("-s")
-    result.stdout.fnmatch_lines(["LOADED [[]]", "MODULES 6"])
+    result.stdout.fnmatch_lines(["CHILDREN [[]]", "LOADED [[]]", "MODULES 6"])
     assert "llmperf: " not in result.stdout.str()
     assert not (project.path / ".llmperf").exists()

@@ -44,10 +44,9 @@ def use(project: pytest.Pytester, binary: Path) -> None:
 
 def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
     result = project.runpytest_subprocess("-p", "no:cacheprovider", *options, timeout=300)
-    left = [
-        p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if "ollama" in " ".join(p.info["cmdline"] or ())
-    ]
-    assert [line for line in left if "serve" in line or "runner" in line] == []
+    ours = str(Path(os.environ["OLLAMA_MODELS"]).parent)
+    command_lines = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert [line for line in command_lines if line.startswith(ours)] == []
     return result
 
 
