@@ -144,12 +144,11 @@ def test_a_killed_server_tells_how_it_ended(fleet: Fleet) -> None:
 
 
 def test_the_lane_is_held_from_the_first_start_to_the_last_stop(folder: Path) -> None:
-    fleet = Fleet(None, device_lane("gpu", "a test", print))
-    assert not list(folder.iterdir())
-    fleet.start()
-    [card] = folder.glob("pytest-llmperf-*-gpu.holder")
-    assert card.read_text().startswith("a test (process ")
-    fleet.close()
+    with closing(Fleet(None, device_lane("gpu", "a test", print))) as fleet:
+        assert not list(folder.iterdir())
+        fleet.start()
+        [card] = folder.glob("pytest-llmperf-*-gpu.holder")
+        assert card.read_text().startswith("a test (process ")
     assert not card.exists()
 
 
