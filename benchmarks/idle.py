@@ -1,26 +1,26 @@
 """What the plugin costs a pytest run that does not use it: `python benchmarks/idle.py [rounds]`.
 
 A suite of one test is run with the plugin blocked and with it, by turns; CPU seconds of the whole process, because wall
-time on a shared machine says little. Prints the medians and the median of the rounds' ratios.
+time on a shared machine says little (POSIX only). Prints the medians and the median of the rounds' ratios.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from statistics import median
 
 COMMAND = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 
 
 def cpu_seconds(folder: str, *options: str) -> float:
-    before = os.times()
+    before = getrusage(RUSAGE_CHILDREN)
     subprocess.run([*COMMAND, *options], cwd=folder, stdout=subprocess.DEVNULL, check=True)
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    after = getrusage(RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main(rounds: int) -> None:

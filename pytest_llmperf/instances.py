@@ -13,7 +13,7 @@ from types import MappingProxyType
 from pytest_llmperf import ollama
 from pytest_llmperf.legal import is_name
 from pytest_llmperf.model import LlmperfError
-from pytest_llmperf.server import Server, ServerError
+from pytest_llmperf.server import Server, ServerError, terminated_as_interrupted
 
 _PORT_TAKEN = ("address already in use", "Only one usage of each socket address")
 
@@ -116,6 +116,7 @@ class Fleet:
     def start(self, name: str | None = None, env: Mapping[str, str] | None = None) -> Instance:
         """Start one instance and wait for its first HTTP 200."""
         if not self.folder.name:
+            self._held.enter_context(terminated_as_interrupted())
             self._held.enter_context(self._lane)
             self._scratch = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="llmperf-")))
             self._open_session()

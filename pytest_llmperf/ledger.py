@@ -60,7 +60,8 @@ class Ledger:
 
         terminalreporter.section("llmperf")
         body = terminal.body(self._sorted())
-        for line in [*body, *self._lines, terminal.count(self._entries, len(self._marked))]:
+        count = [terminal.count(self._entries, len(self._marked))] if self._marked else []
+        for line in [*body, *self._lines, *count]:
             terminalreporter.line(line)
 
     def _sorted(self) -> list[Entry]:
@@ -73,12 +74,13 @@ class Ledger:
             return None
         from pytest_llmperf.model import JUDGED
 
-        judged = sum(entry.verdict in JUDGED for entry in self._entries)
-        wanted = len(self._marked) if require == "all" else int(require)
-        if judged >= max(wanted, 1):
+        judged = {entry.test for entry in self._entries if entry.verdict in JUDGED}
+        wanted = max(1, len(self._marked) if require == "all" else int(require))
+        if len(judged) >= wanted:
             return None
-        tests = "1 test was" if judged == 1 else f"{judged} tests were"
-        return f"llmperf: --llmperf-require={require}: {tests} judged, {wanted} required"
+        tests = "1 test was" if len(judged) == 1 else f"{len(judged)} tests were"
+        others = f"; not judged: {', '.join(sorted(self._marked - judged))}" if self._marked - judged else ""
+        return f"llmperf: --llmperf-require={require}: {tests} judged, {wanted} required{others}"
 
 
 def _fail(session: pytest.Session) -> None:

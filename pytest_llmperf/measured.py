@@ -25,6 +25,8 @@ class Measured:
 
     def series(self, metric: str) -> list[float]:
         """The metric's values over all kept runs, in run order."""
+        if metric not in METRICS:
+            raise KeyError(f"{metric!r} is no metric; metrics are {', '.join(METRICS)}")
         return [value for session in self.sessions for value in session.series(metric)]
 
     def summary(self) -> dict[str, float]:

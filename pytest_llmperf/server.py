@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from filelock import FileLock, Timeout
 from pytest_llmperf.model import LlmperfError
 
 T = TypeVar("T")
+
+_START_BYTES, _LAST_BYTES = 1 << 20, 1 << 12
 
 GRACE_S = 10.0
 """A server may take this long to end after TERM; Ollama needs 8-40 ms, its runners included."""
@@ -70,8 +73,9 @@ class Server:
         return self.exit_code
 
     def log_text(self) -> str:
-        """All it has printed so far."""
-        return self.log_path.read_text("utf-8", errors="replace")
+        """What it has printed at first: as much as a start takes, however much it goes on to say."""
+        with self.log_path.open("rb") as log:
+            return log.read(_START_BYTES).decode("utf-8", "replace")
 
     def wait_until(self, ready: Callable[[], T | None], *, limit_s: float, what: str) -> T:
         """Poll until `ready()` is not None and return that; raise ServerError on death or after `limit_s` seconds."""
@@ -87,7 +91,9 @@ class Server:
 
     def last_words(self, lines: int = 12) -> str:
         """The last lines of the log, as the end of an error message."""
-        said = self.log_text().splitlines()[-lines:]
+        with self.log_path.open("rb") as log:
+            log.seek(max(0, self.log_path.stat().st_size - _LAST_BYTES))
+            said = log.read().decode("utf-8", "replace").splitlines()[-lines:]
         return "\n  ".join(["the last lines of its log:", *said]) if said else "its log is empty"
 
     def stop(self, grace_s: float = GRACE_S) -> None:
@@ -129,6 +135,19 @@ def _signal_group(process: subprocess.Popen[bytes], family: Sequence[psutil.Proc
         for member in family:  # on POSIX those too that left the group
             with suppress(psutil.Error):
                 member.kill()
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, which is how CI cancels a job, end a run as Ctrl-C does: with its servers stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

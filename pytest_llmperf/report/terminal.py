@@ -64,7 +64,11 @@ def _lines(entry: Entry) -> list[list[str]]:
 
 
 def _remarks(entries: Sequence[Entry]) -> list[str]:
-    said = [f"{entry.verdict}: {entry.test}: {note.splitlines()[0]}" for entry in entries for note in entry.notes]
+    said = [f"{entry.verdict}: {entry.test}: {_first(note)}" for entry in entries for note in entry.notes]
     said += [f"{e.test}: {line}" for e in entries if e.passed for line in reasons(e.rows)]
     better = [e for e in entries if e.verdict == "improved"]
     return said + [f"{e.test} improved; to tighten its baseline: {e.command}" for e in better]
+
+
+def _first(note: str) -> str:
+    return note.splitlines()[0].removesuffix("; the last lines of its log:")

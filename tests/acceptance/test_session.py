@@ -40,9 +40,17 @@ def test_a_run_in_which_nothing_measured_says_so_too(project: pytest.Pytester, r
     ("options", "code", "words"),
     [
         (("--llmperf-require=1",), 0, "llmperf: 1 gated: 1 held; 2 marked tests not measured"),
-        (("--llmperf-require=2",), 1, "llmperf: --llmperf-require=2: 1 test was judged, 2 required"),
-        (("--llmperf-require=all",), 1, "llmperf: --llmperf-require=all: 1 test was judged, 3 required"),
-        (("--llmperf-require=all", "-n2"), 1, "llmperf: --llmperf-require=all: 1 test was judged, 3 required"),
+        (("--llmperf-require=2",), 1, "llmperf: --llmperf-require=2: 1 test was judged, 2 required; not judged: *"),
+        (
+            ("--llmperf-require=all",),
+            1,
+            "llmperf: --llmperf-require=all: 1 test was judged, 3 required; not judged: *skipped, *",
+        ),
+        (
+            ("--llmperf-require=all", "-n2"),
+            1,
+            "llmperf: --llmperf-require=all: 1 test was judged, 3 required; not judged: *skipped, *",
+        ),
         (("--llmperf-require=1", "-k", "nothing"), 1, "llmperf: --llmperf-require=1: 0 tests were judged, 1 *"),
         (("--llmperf-require=0",), 4, "*--llmperf-require takes a number of tests or the word all, not '0'"),
         (("--llmperf-backend=vllm",), 4, "*--llmperf-backend takes ollama or emulator, not 'vllm'"),
@@ -177,3 +185,16 @@ def test_an_idle_run_loads_none_of_our_dependencies_starts_nothing_and_says_noth
     result.stdout.fnmatch_lines(["CHILDREN [[]]", "LOADED [[]]", "MODULES 6"])
     assert "llmperf: " not in result.stdout.str()
     assert not (project.path / ".llmperf").exists()
+
+
+def test_a_cancelled_job_leaves_nothing(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(
+        test_long="""
+        import os, signal, threading, time
+
+        def test_cancelled(ollama):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            time.sleep(60)
+        """
+    )
+    assert run().ret == pytest.ExitCode.INTERRUPTED
