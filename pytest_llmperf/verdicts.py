@@ -15,7 +15,7 @@ from pytest_llmperf.measured import Measured
 from pytest_llmperf.metrics import METRICS, Metric
 from pytest_llmperf.model import Baseline, Row, Spec
 
-_UNREPORTED = "no run gave a value; this server may not report it"
+_UNREPORTED = "no run gave a value; it may need several agents, or this server may not report it"
 
 
 def against_baseline(metric: str, spec: Spec, measured: Measured, baseline: Baseline) -> Row:

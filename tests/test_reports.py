@@ -108,7 +108,7 @@ def test_a_single_run_on_a_machine_of_its_own_says_what_it_cannot_tell() -> None
           ttft                400 ms          300 ms    -25.0 % better  can't tell       30 %      10 v 1  inconclusive
           ttft                at most 500 ms  300 ms    -               can't tell       -         1       inconclusive
 
-          invalid (overlap_efficiency): no run gave a value; this server may not report it
+          invalid (overlap_efficiency): no run gave a value; it may need several agents, or this server may not report it
           inconclusive (total_throughput, ttft): 10 baseline and 1 candidate runs can't decide: needs C(m+n, n) >= 20, i.e. at least 2 candidate runs
           inconclusive (ttft): 1 run can't decide: 5 runs are needed for a bound at level .05
         """  # noqa: E501

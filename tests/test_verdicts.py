@@ -138,7 +138,7 @@ def test_a_metric_the_baseline_does_not_have_is_no_baseline() -> None:
 
 def test_a_metric_no_run_has_is_invalid() -> None:
     now = today("total_throughput", around(100))
-    words = "no run gave a value; this server may not report it"
+    words = "no run gave a value; it may need several agents, or this server may not report it"
     for row in (against_baseline("ttft", spec(), now, recorded("ttft", [1])), against_floor("ttft", now, 500)):
         assert (row.verdict, row.value, row.runs, row.reason) == ("invalid", None, 0, words)
 
