@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Settings:
         return cls(
             backend=_backend(option.llmperf_backend, config.getini("llmperf_backend")),
             ollama=config.getini("llmperf_ollama") or None,
-            baselines=baselines[0] if baselines else config.rootpath / "baselines",
+            baselines=Path(os.path.normpath(baselines[0] if baselines else config.rootpath / "baselines")),
             rebaseline=option.llmperf_rebaseline,
             sessions=_sessions(option.llmperf_sessions),
             require=_require(option.llmperf_require),

@@ -157,6 +157,18 @@ def test_a_truncated_baseline_is_named_before_anything_is_spent(
     )
 
 
+def test_a_folder_of_baselines_beside_the_tests_is_named_as_its_user_sees_it(
+    project: pytest.Pytester, run: Run
+) -> None:
+    tests = project.mkdir("tests")
+    (tests / "pytest.ini").write_text("[pytest]\nllmperf_backend = emulator\nllmperf_baselines = ../numbers\n", "utf-8")
+    (tests / "test_stack.py").write_text(CHECKED, "utf-8")
+    run("tests", "--llmperf-rebaseline", "--llmperf-sessions=1").stdout.fnmatch_lines(["numbers/emulated-*: new, *"])
+    (path,) = (project.path / "numbers").rglob("*.json")
+    path.write_text("{", "utf-8")
+    run("tests").stdout.fnmatch_lines(["  numbers/emulated-rtx4080/test_stack/test_two_agents-*.json: is truncated (*"])
+
+
 def test_a_baseline_folder_that_is_a_file_is_one_sentence(project: pytest.Pytester, run: Run) -> None:
     project.makepyfile(test_stack=CHECKED)
     (project.path / "baselines").write_text("", "utf-8")
