@@ -78,6 +78,8 @@ class Gate:
 
     def finish(self) -> None:
         """At the end of the test's call: what was measured must have been judged, and no failure been swallowed."""
+        if self._broken:
+            self._fail(self._broken, self._notes[0])
         if self._measured is None:
             return
         if not self._judged:

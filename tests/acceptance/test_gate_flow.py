@@ -340,6 +340,14 @@ def test_a_helper_is_not_talked_out_of_its_verdict(project: pytest.Pytester, run
     assert "assertions.py" not in result.stdout.str()
 
 
+def test_a_measurement_that_could_not_be_made_is_no_pass_either(project: pytest.Pytester, run: Run) -> None:
+    body = "    with __import__('contextlib').suppress(BaseException):\n        llmperf.check()\n"
+    project.makepyfile(test_stack=TEST + "def test_two_agents(llmperf):\n" + body)
+    result = run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["llmperf: no baseline: test_stack.py::test_two_agents"])
+
+
 def test_declared_floors_must_be_judged_and_need_five_runs(project: pytest.Pytester, run: Run) -> None:
     floors = TEST.replace("metrics=", 'floors={"ttft": 2000}, metrics=')
     recorded(project, run, floors + "def test_two_agents(llmperf):\n    llmperf.check()\n")
