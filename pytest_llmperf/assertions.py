@@ -95,10 +95,11 @@ class Gate:
     def settle(self) -> None:
         """Keep the evidence of a test that did not hold, while its servers' logs exist; one that held keeps none."""
         with suppress(OSError, LlmperfError):  # a full disk must not hide the verdict
-            self._case.drop_evidence()
             logs = self._measurement.logs()
-            if self.verdict not in (None, "held", "improved") and logs:
+            if logs and self.verdict not in (None, "held", "improved"):
                 self._case.keep_evidence(logs, self._measured)
+            else:
+                self._case.drop_evidence()
 
     @property
     def verdict(self) -> Verdict | None:
