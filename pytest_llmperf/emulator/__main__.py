@@ -38,13 +38,13 @@ def serve() -> int:
         return 2
     _end_on_signals()
     settings.physics.faulty.at_start()
-    engine = Engine(settings, Device("rtx4080", serial=settings.physics.serial))
+    device = Device("rtx4080", settings.physics.vram, serial=settings.physics.serial)
     try:
-        server = Server((settings.host, settings.port), engine)
+        server = Server((settings.host, settings.port), Engine(settings, device))
     except OSError as error:
         log.plain(f"Error: listen tcp {settings.host}:{settings.port}: bind: {_words(error)}")
         return 1
-    _announce(server, settings)
+    _announce(server, settings, device.free())
     server.serve_forever()
     return 0
 
@@ -59,7 +59,7 @@ def _words(error: OSError) -> str:
     return "address already in use" if error.errno in _TAKEN else str(error.strerror or error).lower()
 
 
-def _announce(server: Server, settings: config.Config) -> None:
+def _announce(server: Server, settings: config.Config, free: int) -> None:
     names = sorted(name for name in os.environ if name.startswith("OLLAMA_") or name == config.VARIABLE)
     log.info("routes.go:1", "server config", env=f"map[{' '.join(f'{n}:{os.environ[n]}' for n in names)}]")
     host, port = server.server_address[:2]
@@ -78,8 +78,8 @@ def _announce(server: Server, settings: config.Config) -> None:
         driver="13.0",
         pci_id="0000:01:00.0",
         type="discrete",
-        total="12.0 GiB",
-        available="11.0 GiB",
+        total="12.0 GiB",  # the card's: part of a baseline's conditions, which `vram_gb` is not
+        available=f"{free / 2**30:.1f} GiB",
     )
     context = settings.context_length
     log.info("routes.go:1", "vram-based default context", total_vram="12.0 GiB", default_num_ctx=context)

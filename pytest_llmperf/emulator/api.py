@@ -143,23 +143,21 @@ def idle(name: str, dialect: Dialect, reason: str) -> Body:
     return {**_record(name, dialect, "", done=True), "done_reason": reason}
 
 
-def running(runners: list[Runner], slots: int) -> Body:
+def running(runners: list[Runner]) -> Body:
     """The body of /api/ps. Sizes are bytes of weights and of the context's cache, `size_vram` the part on the GPU."""
-    return {"models": [_loaded(runner, slots) for runner in runners]}
+    return {"models": [_loaded(runner) for runner in runners]}
 
 
-def _loaded(runner: Runner, slots: int) -> Body:
-    model, load = runner.model, runner.load
-    size = model.size + model.kv_bytes * load.num_ctx * slots
+def _loaded(runner: Runner) -> Body:
     return {
         "name": runner.name,
         "model": runner.name,
-        "size": size,
-        "digest": model.digest,
-        "details": model.details,
+        "size": runner.placement.size,
+        "digest": runner.model.digest,
+        "details": runner.model.details,
         "expires_at": _until(runner.expires),
-        "size_vram": size * model.offloaded(load.num_gpu) // (model.layers + 1),
-        "context_length": load.num_ctx,
+        "size_vram": runner.placement.size_vram,
+        "context_length": runner.load.num_ctx,
     }
 
 

@@ -13,7 +13,7 @@ from pytest_llmperf.emulator.faults import FAULTS, Fault
 
 VARIABLE = "LLMPERF_EMULATOR"
 LOAD_S = {"default": 0.5, "tr114": 10.0}  # a reload took 10 s in TR114
-_DEFAULT_CONTEXT = 4096  # Ollama's own for less than 23 GiB of video memory
+_DEFAULT_CONTEXT = 4096  # Ollama's own for less than 23 GiB of video memory, here whatever `vram_gb` says
 
 T = TypeVar("T")
 
@@ -24,7 +24,10 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Physics:
-    """What `LLMPERF_EMULATOR` sets. Noises are standard deviations on the log scale; `speed` divides every duration."""
+    """What `LLMPERF_EMULATOR` sets. Noises are standard deviations on the log scale; `speed` divides every duration.
+
+    `vram_gb` counts 2 ** 30 bytes each, as a card's data sheet does.
+    """
 
     seed: int = 0
     noise: float = 0.005
@@ -33,6 +36,7 @@ class Physics:
     ttft_ms: float = 60.0
     serial: bool = False
     speed: float = 1.0
+    vram_gb: float = 12.0  # the RTX 4080 Laptop GPU of TR114 to TR116
     profile: str = "default"
     fault: str = "none"
 
@@ -40,6 +44,11 @@ class Physics:
     def load_s(self) -> float:
         """Wall seconds that loading a model takes."""
         return LOAD_S[self.profile] / self.speed
+
+    @property
+    def vram(self) -> int:
+        """Bytes of the whole device's memory."""
+        return int(self.vram_gb * 2**30)
 
     @property
     def faulty(self) -> Fault:
@@ -149,6 +158,7 @@ _KEYS: dict[str, tuple[Callable[[str], object], str]] = {
     "ttft_ms": (_not_negative, "a number of 0 or more"),
     "serial": ({"0": False, "1": True}.__getitem__, "0 or 1"),
     "speed": (_positive, "a number above 0"),
+    "vram_gb": (_positive, "a number above 0"),
     "profile": _one_of(LOAD_S),
     "fault": _one_of(FAULTS),
 }

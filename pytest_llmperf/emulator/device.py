@@ -1,4 +1,4 @@
-"""The emulated GPU: who is active on it across processes, and what part of its speed each gets.
+"""The emulated GPU: who is active on it across processes, what part of its speed each gets, and who holds its memory.
 
 Every loaded model holds a claim: a record in the device's file and an OS lock on a byte that stands for it. A record
 whose lock can be had belongs to a process that died, and is cleared by whoever notices.
@@ -15,7 +15,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +23,10 @@ from pytest_llmperf.emulator.locks import ByteLocks
 from pytest_llmperf.emulator.options import LoadOptions
 
 _CLAIMS = 64
-_RECORD = struct.Struct("<IiiI")  # active streams, then a Demand
+_RECORD = struct.Struct("<QIiiI")  # bytes of memory, active streams, then a Demand
 _SIZE = _CLAIMS * _RECORD.size
 _LOCKS = 1 << 20  # beyond the records: Windows lets nobody read a byte that another process has locked
-_TURN = _LOCKS + _CLAIMS
+_TURN, _ALLOCATION = _LOCKS + _CLAIMS, _LOCKS + _CLAIMS + 1
 
 _EQUAL, _UNEQUAL = 0.90, 0.97  # of one agent's rate, in total: TR116 has 45 + 45 and 42 + 55 of 100 tok/s
 _HEAVY, _LIGHT = 42, 55
@@ -69,9 +69,12 @@ def _user() -> str:
 
 
 class Device:
-    """One emulated GPU as this process sees it. With `serial` it runs one stream at a time, whoever it belongs to."""
+    """One emulated GPU with `memory` bytes as this process sees it.
 
-    def __init__(self, name: str, *, serial: bool = False) -> None:
+    With `serial` it runs one stream at a time, whoever it belongs to.
+    """
+
+    def __init__(self, name: str, memory: int, *, serial: bool = False) -> None:
         folder = Path(tempfile.gettempdir(), f"pytest-llmperf-emulated-{_user()}")
         folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o600)
@@ -79,56 +82,73 @@ class Device:
             os.ftruncate(descriptor, _SIZE)
         self._records = mmap.mmap(descriptor, _SIZE)
         self._locks = ByteLocks(descriptor)
+        self._memory = memory
         self._mine: set[int] = set()
-        self._guard = threading.Lock()
+        self._guard, self._allocating = threading.Lock(), threading.Lock()
         self._serial = threading.Lock() if serial else None
 
-    def claim(self, demand: Demand) -> Claim:
-        """A place on the device; RuntimeError when all 64 are taken."""
+    @contextmanager
+    def allocation(self) -> Iterator[int]:
+        """The bytes that are free, and nobody else can claim any of them while the block runs."""
+        with self._alone(self._allocating, _ALLOCATION):
+            yield self.free()
+
+    def claim(self, demand: Demand, memory: int) -> Claim:
+        """A place on the device and `memory` bytes of it; RuntimeError when all 64 places are taken."""
         with self._guard:
             for slot in range(_CLAIMS):
                 if slot not in self._mine and self._locks.try_acquire(_LOCKS + slot):
                     self._mine.add(slot)
-                    return Claim(self, slot, demand)
+                    return Claim(self, slot, demand, memory)
         raise RuntimeError(f"all {_CLAIMS} places of the emulated device are taken: unload a model or stop a server")
 
     def release(self, slot: int) -> None:
         """Give a claim's place back."""
         with self._guard:
+            self._clear(slot)
             self._mine.remove(slot)
             self._locks.release(_LOCKS + slot)
 
-    def publish(self, slot: int, active: int, demand: Demand) -> None:
-        """Let every instance know how many streams of a claim are active."""
-        self._records[slot * _RECORD.size : (slot + 1) * _RECORD.size] = _RECORD.pack(active, *demand)
+    def publish(self, slot: int, memory: int, active: int, demand: Demand) -> None:
+        """Let every instance know what bytes a claim holds and how many of its streams are active."""
+        self._records[slot * _RECORD.size : (slot + 1) * _RECORD.size] = _RECORD.pack(memory, active, *demand)
+
+    def free(self) -> int:
+        """Bytes that no claim holds; 0 where another process takes the device for larger and has filled it."""
+        records = _RECORD.iter_unpack(self._records[:_SIZE])
+        taken: int = sum(memory for slot, (memory, *_) in enumerate(records) if memory and self._alive(slot))
+        return max(0, self._memory - taken)
 
     def others(self, mine: int) -> list[Demand]:
         """The demands of the active claims beside `mine`."""
         records = _RECORD.iter_unpack(self._records[:_SIZE])
         return [
             Demand(*demand)
-            for slot, (active, *demand) in enumerate(records)
+            for slot, (_, active, *demand) in enumerate(records)
             if active and slot != mine and self._alive(slot)
         ]
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> AbstractContextManager[None]:
         """Wait for the whole device if it is serial; else don't."""
-        if self._serial is None:
-            yield
-            return
-        with self._serial:
-            self._locks.acquire(_TURN)
+        return nullcontext() if self._serial is None else self._alone(self._serial, _TURN)
+
+    @contextmanager
+    def _alone(self, thread: threading.Lock, offset: int) -> Iterator[None]:
+        with thread:
+            self._locks.acquire(offset)
             try:
                 yield
             finally:
-                self._locks.release(_TURN)
+                self._locks.release(offset)
+
+    def _clear(self, slot: int) -> None:
+        self.publish(slot, 0, 0, Demand(0, 0, 0))
 
     def _alive(self, slot: int) -> bool:
         with self._guard:
             if slot in self._mine or not self._locks.try_acquire(_LOCKS + slot):
                 return True
-            self.publish(slot, 0, Demand(0, 0, 0))
+            self._clear(slot)
             self._locks.release(_LOCKS + slot)
             return False
 
@@ -136,8 +156,8 @@ class Device:
 class Claim:
     """A loaded model's place on the device. Its streams run as one batch and count as one beside other claims."""
 
-    def __init__(self, device: Device, slot: int, demand: Demand) -> None:
-        self._device, self._slot, self._demand = device, slot, demand
+    def __init__(self, device: Device, slot: int, demand: Demand, memory: int) -> None:
+        self._device, self._slot, self._demand, self._memory = device, slot, demand, memory
         self._active = 0
         self._guard = threading.Lock()
         self._add(0)
@@ -163,4 +183,4 @@ class Claim:
     def _add(self, streams: int) -> None:
         with self._guard:
             self._active += streams
-            self._device.publish(self._slot, self._active, self._demand)
+            self._device.publish(self._slot, self._memory, self._active, self._demand)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -9,19 +10,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
 
-from pytest_llmperf.emulator import draw, log
+from pytest_llmperf.emulator import draw, log, placement
 from pytest_llmperf.emulator.config import Config
-from pytest_llmperf.emulator.device import Demand, Device
+from pytest_llmperf.emulator.device import Claim, Demand, Device
 from pytest_llmperf.emulator.draw import Job
 from pytest_llmperf.emulator.models import Model
 from pytest_llmperf.emulator.options import LoadOptions
+from pytest_llmperf.emulator.placement import Placement
 from pytest_llmperf.emulator.runner import Fifo, Pace, Runner
 
 PREFILL_STEPS = 8  # two agents that start a moment apart differ by one step at most
 
+# Ollama 0.33's: llama-server leaves a number of layers that the user has set as it is, and ends when they don't fit
+_OUT_OF_MEMORY = (
+    "llama-server process has terminated: exit status 1: cudaMalloc failed: out of memory\n"
+    "alloc_tensor_range: failed to allocate CUDA0 buffer of size {}\n"
+    "error loading model: unable to allocate CUDA0 buffer"
+)
+
 
 class RunnerError(RuntimeError):
-    """The model's process failed in the middle of an answer; the text is Ollama's."""
+    """The model's process failed, while it loaded or in the middle of an answer; the text is Ollama's."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Engine:
         self._runners: dict[str, Runner] = {}
         self._changed = threading.Condition()
         self._loading = Fifo(1)
+        threading.Thread(target=self._expire, daemon=True).start()
 
     def loaded(self) -> list[Runner]:
         """What is loaded now, as /api/ps shows it: the longest to live first."""
@@ -53,10 +63,14 @@ class Engine:
         with self._changed:
             if runner := self._runners.get(model.digest):
                 runner.retiring = True
+                self._sweep()
 
     @contextmanager
     def runner(self, job: Job) -> Iterator[Runner]:
-        """The job's model, loaded with its options: waits for a load, or for a reload that others are in the way of."""
+        """The job's model, loaded with its options: waits for a load, or for a reload that others are in the way of.
+
+        RunnerError where the layers that `num_gpu` asks for don't fit.
+        """
         runner = self._ready(job)
         if runner is None:
             with self._loading:
@@ -94,7 +108,7 @@ class Engine:
 
     def _decode(self, job: Job, runner: Runner, tokens: int) -> Generator[str, None, tuple[int, int, int]]:
         speed = draw.speed(job, self.config)
-        pace = Pace(runner.claim.share)
+        pace = Pace(runner.share)
         begun = perf_counter_ns()
         for _ in range(PREFILL_STEPS):
             pace.step(speed.prefill / PREFILL_STEPS)
@@ -116,17 +130,19 @@ class Engine:
             return runner
 
     def _load(self, job: Job) -> Runner:
-        self._make_way(job.model)
-        layers, load = job.model.layers + 1, job.load
-        log.info("sched.go:1", "starting llama-server", cmd=_command(job.name, load, self.config.parallel))
+        asked = placement.asked(job.model, job.load, self.config.parallel)
+        self._make_way(job.model, asked.size_vram)
+        log.info("sched.go:1", "starting llama-server", cmd=_command(job.name, job.load, self.config.parallel))
+        placed, claim = self._place(job, asked)
         time.sleep(self.config.physics.load_s)
-        log.plain(f"load_tensors: offloaded {job.model.offloaded(load.num_gpu)}/{layers} layers to GPU")
+        log.plain(f"load_tensors: offloaded {placed.layers}/{placed.total} layers to GPU")
         log.info("sched.go:1", f"llama-server started in {self.config.physics.load_s:.2f} seconds")
         runner = Runner(
             model=job.model,
             name=job.name,
-            load=load,
-            claim=self._device.claim(Demand.of(load)),
+            load=job.load,
+            placement=placed,
+            claim=claim,
             slots=Fifo(self.config.parallel),
             users=1,
             expires=time.time() + job.keep_alive,
@@ -135,12 +151,33 @@ class Engine:
             self._runners[job.model.digest] = runner
         return runner
 
-    def _make_way(self, model: Model) -> None:
+    def _place(self, job: Job, asked: Placement) -> tuple[Placement, Claim]:
+        with self._device.allocation() as free:
+            placed = asked.within(free)
+            if placed.spilled and job.load.num_gpu >= 0:
+                message = _OUT_OF_MEMORY.format(asked.size_vram)
+                log.info("sched.go:1", "Load failed", model=job.name, error=message)
+                raise RunnerError(message)
+            return placed, self._device.claim(Demand.of(job.load), placed.size_vram)
+
+    def _make_way(self, model: Model, memory: int) -> None:
         with self._changed:
             if runner := self._runners.get(model.digest):
-                runner.retiring = True
-                self._changed.wait_for(lambda: not runner.users)
+                self._retire(runner)
+            while self._runners and self._device.free() < memory:
+                self._retire(min(self._runners.values(), key=lambda other: (other.users > 0, other.expires)))
+
+    def _retire(self, runner: Runner) -> None:
+        runner.retiring = True
+        self._changed.wait_for(lambda: not runner.users)
+        self._sweep()
+
+    def _expire(self) -> None:
+        with self._changed:
+            while True:
                 self._sweep()
+                idle = (runner.expires for runner in self._runners.values() if not runner.users)
+                self._changed.wait(min(min(idle, default=math.inf) - time.time(), threading.TIMEOUT_MAX))
 
     def _sweep(self) -> None:
         for digest, runner in list(self._runners.items()):

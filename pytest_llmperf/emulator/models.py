@@ -44,10 +44,6 @@ class Model:
             "quantization_level": self.quantization,
         }
 
-    def offloaded(self, num_gpu: int) -> int:
-        """Layers on the GPU, of `layers` + 1 with the output layer, when `num_gpu` are asked for (-1: all that fit)."""
-        return self.layers + 1 if num_gpu < 0 else min(num_gpu, self.layers + 1)
-
 
 _CATALOGUE = (
     Model(

@@ -12,6 +12,7 @@ from types import TracebackType
 from pytest_llmperf.emulator.device import Claim
 from pytest_llmperf.emulator.models import Model
 from pytest_llmperf.emulator.options import LoadOptions
+from pytest_llmperf.emulator.placement import Placement
 
 
 class Fifo:
@@ -66,6 +67,7 @@ class Runner:
     model: Model
     name: str
     load: LoadOptions
+    placement: Placement
     claim: Claim
     slots: Fifo
     users: int = 0
@@ -75,6 +77,10 @@ class Runner:
     def accepts(self, asked: LoadOptions) -> bool:
         """Whether a request with these load-time options needs no reload."""
         return not self.retiring and self.load.serve(asked)
+
+    def share(self) -> float:
+        """The part (0, 1] of the model's solo rate that each of its streams gets at this moment."""
+        return self.claim.share() * self.placement.speed
 
     def over(self) -> bool:
         """Whether nobody uses it and its time has come."""

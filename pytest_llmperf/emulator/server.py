@@ -100,8 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         self._json(models.tags())
 
     def _ps(self, _body: bytes, _started: int) -> None:
-        engine = self.server.engine
-        self._json(api.running(engine.loaded(), engine.config.parallel))
+        self._json(api.running(self.server.engine.loaded()))
 
     def _show(self, raw: bytes, _started: int) -> None:
         body = api.parse(raw, "ShowRequest")
@@ -111,6 +110,8 @@ class Handler(BaseHTTPRequestHandler):
         self._complete(raw, started, api.GENERATE)
 
     def _chat(self, raw: bytes, started: int) -> None:
+        if busy := self.server.engine.config.physics.faulty.refuse():
+            raise api.ApiError(503, busy)
         self._complete(raw, started, api.CHAT)
 
     def _complete(self, raw: bytes, started: int, dialect: api.Dialect) -> None:

@@ -170,7 +170,7 @@ def test_a_reload_waits_for_requests_in_flight(emulate: Emulate) -> None:
 
 def test_noise_depends_on_the_instance_and_repeats(emulate: Emulate) -> None:
     def prefill(name: str, emulator: str) -> float:
-        server = emulate(f"speed=5,ttft_ms=400,{emulator}", name)
+        server = emulate(f"speed=5,ttft_ms=400,vram_gb=16,{emulator}", name)  # where the four of them fit
         server.ask(1)
         return float(server.ask(1)["prompt_eval_duration"]) / 80e6
 

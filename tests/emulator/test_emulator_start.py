@@ -29,7 +29,7 @@ def test_the_log_says_where_it_listens_and_on_what(emulate: Emulate) -> None:
     assert re.search(stamp + r'msg="server config" env="map\[', log)
     assert re.search(stamp + r'msg="Listening on 127\.0\.0\.1:\d+ \(version 0\.33\.0\)"', log)
     gpu = r'msg="inference compute" id=GPU-\S+ library=CUDA compute=8\.9 name=CUDA0 '
-    assert re.search(stamp + gpu + r'description="Emulated RTX 4080 Laptop GPU" .*total="12\.0 GiB"', log)
+    assert re.search(stamp + gpu + r'description="Emulated RTX 4080 Laptop GPU" .*total="12\.0 GiB" available=', log)
 
 
 def test_a_taken_port(emulate: Emulate, tmp_path: Path) -> None:
@@ -53,13 +53,19 @@ def test_a_signal_ends_it_even_while_it_streams(emulate: Emulate, number: signal
     ("emulator", "error"),
     [
         ("sped=20", "unknown key 'sped'; legal are seed, noise, session_noise, slowdown, ttft_ms, serial, speed, "),
+        (
+            "vram=6",
+            "unknown key 'vram'; legal are seed, noise, session_noise, slowdown, ttft_ms, serial, speed, vram_gb",
+        ),
         ("speed=0", "speed='0' is not a number above 0"),
+        ("vram_gb=12GB", "vram_gb='12GB' is not a number above 0"),
+        ("vram_gb=0", "vram_gb='0' is not a number above 0"),
         ("noise=-1", "noise='-1' is not a number of 0 or more"),
         ("slowdown=nan", "slowdown='nan' is not a number above 0"),
         ("seed=x", "seed='x' is not an integer"),
         ("serial=yes", "serial='yes' is not 0 or 1"),
         ("profile=tr1", "profile='tr1' is not one of default, tr114"),
-        ("fault=boom", "fault='boom' is not one of none, exit, silent, deaf, short, no-done, error"),
+        ("fault=boom", "fault='boom' is not one of none, exit, silent, deaf, short, no-done, error, hiccup, reload"),
     ],
 )
 def test_settings_that_cannot_be_read(emulator: str, error: str) -> None:
@@ -159,6 +165,25 @@ def test_fault_error(emulate: Emulate) -> None:
 def test_fault_short(emulate: Emulate) -> None:
     final = emulate("speed=50,fault=short").ask(20)
     assert (final["eval_count"], final["done_reason"]) == (10, "stop")
+
+
+def test_fault_hiccup_refuses_the_ninth_chat(emulate: Emulate) -> None:
+    server = emulate("speed=50,fault=hiccup")
+    body = {"model": GEMMA, "messages": [{"role": "user", "content": "Hi"}], "options": {"num_predict": 1}}
+    server.ask(1)
+    answers = [server.post("/api/chat", body) for _ in range(20)]
+    assert [answer.status_code for answer in answers] == [200] * 8 + [503] + [200] * 11
+    assert answers[8].json() == {"error": "server busy, please try again.  maximum pending requests exceeded"}
+
+
+def test_fault_reload_makes_the_ninth_answer_wait_as_for_a_load(emulate: Emulate) -> None:
+    server = emulate("speed=50,fault=reload")
+    server.post("/api/generate", {"model": GEMMA})
+    finals = [server.ask(1) for _ in range(12)]
+    slow = [number for number, final in enumerate(finals, 1) if final["load_duration"] > 1.5e9]
+    assert slow == [9]
+    assert finals[8]["total_duration"] > finals[8]["load_duration"]
+    assert server.stderr.read_text().count("starting llama-server") == 1
 
 
 def test_the_command_line() -> None:
