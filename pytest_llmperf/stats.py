@@ -1,4 +1,4 @@
-"""Exact small-sample statistics of the gate: shifts and their bounds, session spread, rates.
+"""Exact small-sample statistics of the gate: shifts and their bounds, trends, session spread, rates.
 
 All bounds are one-sided. Ranks come from exact integer counts, so that 3 against 3 runs at level .05 is decided by
 20 orders and not by the last bit of a float. Standard library only.
@@ -7,11 +7,11 @@ All bounds are one-sided. Ranks come from exact integer counts, so that 3 agains
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from itertools import accumulate, combinations_with_replacement
+from itertools import accumulate, combinations, combinations_with_replacement
 from statistics import fmean, median
 
 CRITICAL: Mapping[float, tuple[float, tuple[float, ...]]] = {
@@ -21,6 +21,9 @@ CRITICAL: Mapping[float, tuple[float, tuple[float, ...]]] = {
     0.02: (2.0537, (3.4819, 2.9985, 2.7565, 2.6122, 2.5168)),
 }
 """By level alpha: z(1 - alpha), and Student's t(1 - alpha, J - 1) for J = 4, 5, 6, 7, and 8 or more sessions."""
+
+STUDENT_99: Sequence[float] = (31.8205, 6.9646, 4.5407, 3.7469, 3.3649, 3.1427, 2.9980, 2.8965)
+"""Student's t(.99, df) for df = 1, 2, ..., 7, and 8 or more degrees of freedom."""
 
 MIN_SESSIONS = 4
 """Fewer session means say too little about their own spread: t(.95) on 2 degrees of freedom is already 2.9."""
@@ -96,6 +99,39 @@ def _exact(alpha: float) -> Fraction:
     return Fraction(str(alpha))
 
 
+def kendall_p(values: Sequence[float]) -> float:
+    """The exact one-sided p of Kendall's test that values fall in their order (Mann 1945); 1.0 for fewer than 2.
+
+    The share of all n! orders with as many inversions or more; a tied pair counts as not falling, on the safe side.
+    """
+    counts = _inversions(len(values))
+    falling = sum(earlier > later for earlier, later in combinations(values, 2))
+    return sum(counts[falling:]) / sum(counts)
+
+
+@lru_cache(maxsize=64)
+def _inversions(n: int) -> Sequence[int]:
+    """How many of the n! orders have 0, 1, 2, ... inversions (Mahonian numbers), product of 1 + q + ... + q^(i-1)."""
+    counts = [1] + [0] * (n * (n - 1) // 2)
+    for i in range(2, n + 1):
+        sums = [0] * i + list(accumulate(counts))
+        counts = [sums[k + i] - sums[k] for k in range(len(counts))]
+    return tuple(counts)
+
+
+def cold_start(values: Sequence[float]) -> bool:
+    """Whether the first value lies below the prediction limit of the n - 1 others; never for fewer than 3 values.
+
+    mean - t s sqrt(1 + 1/(n - 1)) on n - 2 degrees of freedom, one-sided at level .01 (Hahn & Meeker 1991). Larger is
+    better: negate latencies.
+    """
+    others = values[1:]
+    if len(others) < 2:
+        return False
+    t = STUDENT_99[min(len(others) - 1, len(STUDENT_99)) - 1]
+    return values[0] < fmean(others) - t * math.sqrt(_variance(others) * (1 + 1 / len(others)))
+
+
 def session_half_width(sessions: Sequence[Sequence[float]], declared: float, alpha: float) -> float:
     """How far the offset of J baseline sessions and the candidate's own may move a shift, at level alpha.
 
@@ -137,15 +173,42 @@ def clopper_pearson(k: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
     return 1 - _largest_rate(n - k, n, alpha), _largest_rate(k, n, alpha)
 
 
+def clean_runs(rate: float, events: int = 0, alpha: float = 0.05) -> int:
+    """The fewest runs that show a rate below `rate`, a fraction, with that many events among them: 59 for .05 and none.
+
+    The least n at which the upper Clopper-Pearson bound of events in n lies below the rate. Raises ValueError unless
+    0 < rate < 1 and events >= 0.
+    """
+    if not (0 < rate < 1 and events >= 0):
+        legal = "0 < rate < 1, a fraction (0.05 for 5 %), and events >= 0"
+        raise ValueError(f"clean_runs(): rate={rate} with events={events}; legal are {legal}")
+
+    def show(n: int) -> bool:
+        return _at_most(_log_ways(events, n), n, rate) < alpha
+
+    n = events + 1
+    while not show(n):
+        n *= 2
+    return bisect_left(range(n), x=True, lo=max(events + 1, n // 2), key=show)
+
+
 def _largest_rate(k: int, n: int, alpha: float) -> float:
     """The rate p at which k or fewer events of n still have probability alpha, by bisection."""
     if k == n:
         return 1.0
-    # through logarithms: math.comb(n, i) leaves a float's range from n = 1030 on
-    ways = [math.log(math.comb(n, i)) for i in range(k + 1)]
+    ways = _log_ways(k, n)
     low, high = 0.0, 1.0
     while low < (p := (low + high) / 2) < high:
-        hit, miss = math.log(p), math.log1p(-p)
-        at_most_k = math.fsum(math.exp(way + i * hit + (n - i) * miss) for i, way in enumerate(ways))
-        low, high = (p, high) if at_most_k > alpha else (low, p)
+        low, high = (p, high) if _at_most(ways, n, p) > alpha else (low, p)
     return p
+
+
+def _log_ways(k: int, n: int) -> list[float]:
+    # math.comb(n, i) itself leaves a float's range from n = 1030 on
+    return [math.log(math.comb(n, i)) for i in range(k + 1)]
+
+
+def _at_most(log_ways: Sequence[float], n: int, p: float) -> float:
+    """The probability of as many events of n at rate p as there are ways given, or fewer."""
+    hit, miss = math.log(p), math.log1p(-p)
+    return math.fsum(math.exp(ways + i * hit + (n - i) * miss) for i, ways in enumerate(log_ways))

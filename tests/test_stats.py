@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from itertools import combinations, product
+from itertools import combinations, permutations, product
+from random import Random
 from statistics import median, variance
 
 import pytest
@@ -11,8 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_llmperf.stats import (
+    clean_runs,
     clopper_pearson,
+    cold_start,
     hodges_lehmann,
+    kendall_p,
     mann_whitney_rank,
     runs_needed,
     session_deviation,
@@ -128,6 +132,83 @@ def test_walsh_bounds_enclose_the_location(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "p"),
+    [
+        ([5, 4, 3, 2, 1], 1 / 120),
+        ([5, 4, 3, 1, 2], 5 / 120),
+        ([5, 4, 3, 2, 2], 5 / 120),
+        ([9.2, 9.1, 8.8, 8.7], 1 / 24),
+        ([1, 2, 3, 4, 5], 1),
+        ([7, 7, 7, 7, 7], 1),
+        ([1], 1),
+        ([], 1),
+    ],
+)
+def test_chance_of_falling_that_far(values: list[float], p: float) -> None:
+    assert kendall_p(values) == p
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_kendall_agrees_with_enumeration(n: int) -> None:
+    fallen = [sum(a > b for a, b in combinations(order, 2)) for order in permutations(range(n))]
+    for order, inversions in zip(permutations(range(n)), fallen, strict=True):
+        assert kendall_p(order) == sum(f >= inversions for f in fallen) / len(fallen)
+
+
+@patient
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=9), st.data())
+def test_one_more_fall_is_never_less_of_a_trend(values: list[int], data: st.DataObject) -> None:
+    i = data.draw(st.integers(0, len(values) - 2))
+    earlier, later = sorted(values[i : i + 2])
+    falling, rising = [*values], [*values]
+    falling[i : i + 2], rising[i : i + 2] = [later, earlier], [earlier, later]
+    assert (kendall_p(falling) < kendall_p(rising)) == (earlier < later)
+    assert kendall_p(falling) <= kendall_p(rising)
+
+
+@pytest.mark.parametrize(
+    ("values", "cold"),
+    [
+        ([55.31, 82.84, 84.00, 81.54, 84.14], True),  # TR116 Appendix A, efficiency in %, groups 7 and 4
+        ([99.11, 99.86, 99.15, 99.73, 98.26], False),
+        ([82.84, 55.31, 84.00, 81.54, 84.14], False),
+        ([100, 55, 56, 54, 55], False),
+    ],
+)
+def test_a_first_run_far_below_the_others_is_cold(values: list[float], cold: bool) -> None:
+    assert cold_start(values) is cold
+
+
+@pytest.mark.parametrize(
+    ("n", "t"), [(3, 31.8205), (4, 6.9646), (5, 4.5407), (6, 3.7469), (9, 2.9980), (10, 2.8965), (11, 2.8965)]
+)
+def test_the_prediction_limit_is_student_of_the_others(n: int, t: float) -> None:
+    others = [float(i) for i in range(n - 1)]
+    limit = (n - 2) / 2 - t * math.sqrt(variance(others)) * math.sqrt(1 + 1 / (n - 1))
+    assert cold_start([limit - 1e-9, *others])
+    assert not cold_start([limit + 1e-9, *others])
+
+
+def test_below_others_without_variance_any_first_run_is_cold() -> None:
+    assert cold_start([49.999, 50, 50])
+    assert not cold_start([50, 50, 50])
+    assert not any(cold_start([x] * n) for x in (0.1, 0.7, 83.3) for n in range(3, 20))
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, 50.0]])
+def test_two_runs_have_no_prediction_limit(values: list[float]) -> None:
+    assert not cold_start(values)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_one_quiet_job_in_a_hundred_looks_cold(n: int) -> None:
+    # 4000 samples of true size .01 have a standard error of .0016
+    random = Random(n)
+    cold = sum(cold_start([random.gauss(100, 2) for _ in range(n)]) for _ in range(4000))
+    assert 0.004 < cold / 4000 < 0.018
+
+
+@pytest.mark.parametrize(
     ("sessions", "declared", "expected"),
     [(FOUR_SESSIONS, 0.5, 2.5420), (FOUR_SESSIONS, 2.0, 4.3827), (FOUR_SESSIONS[:3], 0.5, 1.1316)],
 )
@@ -188,6 +269,46 @@ def test_rate_bounds_of_the_printed_table(k: int, n: int, low: float, high: floa
 def test_runs_that_show_a_rate_below_a_limit(events: int, runs: Sequence[int]) -> None:
     for limit, n in zip((0.01, 0.02, 0.05, 0.10), runs, strict=True):
         assert clopper_pearson(events, n)[1] < limit <= clopper_pearson(events, n - 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("events", "runs"),
+    [(0, [299, 149, 59, 29]), (1, [473, 236, 93, 46])],
+)
+def test_fewest_runs_of_the_printed_table(events: int, runs: list[int]) -> None:
+    assert [clean_runs(limit, events) for limit in (0.01, 0.02, 0.05, 0.10)] == runs
+
+
+@patient
+@given(st.floats(0.005, 0.999), st.integers(0, 6), st.sampled_from([0.05, 0.025, 0.1]))
+def test_fewest_runs_bring_the_bound_below_the_rate_and_one_less_does_not(
+    rate: float, events: int, alpha: float
+) -> None:
+    n = clean_runs(rate, events, alpha)
+    assert clopper_pearson(events, n, alpha)[1] <= rate + 1e-9
+    assert n == events + 1 or clopper_pearson(events, n - 1, alpha)[1] >= rate - 1e-9
+
+
+@patient
+@given(st.floats(1e-4, 0.5), st.floats(1e-4, 0.5), st.integers(0, 9))
+def test_a_smaller_rate_or_one_more_event_takes_more_runs(one: float, other: float, events: int) -> None:
+    small, large = sorted((one, other))
+    assert clean_runs(small, events) >= clean_runs(large, events)
+    assert clean_runs(large, events + 1) > clean_runs(large, events)
+
+
+def test_very_small_rates_are_found_by_doubling() -> None:
+    # no event: the rule of three, -ln(.05) / rate, here 2.9957 million runs
+    assert clean_runs(1e-6) == pytest.approx(2_995_732, abs=2)
+
+
+@pytest.mark.parametrize(("rate", "events"), [(0, 0), (1, 0), (5, 0), (-0.1, 0), (math.nan, 0), (0.05, -1)])
+def test_impossible_rates_are_refused(rate: float, events: int) -> None:
+    words = (
+        rf"^clean_runs\(\): rate={rate} with events={events}; legal are 0 < rate < 1, a fraction \(0.05 for 5 %\), and"
+    )
+    with pytest.raises(ValueError, match=words):
+        clean_runs(rate, events)
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (3, 10), (1, 135), (12, 19), (150, 150)])
