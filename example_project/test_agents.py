@@ -1,4 +1,7 @@
-"""Four gates on a multi-agent stack: copy one, change the model and the prompts, record a baseline, commit it."""
+"""Gates on a multi-agent stack: copy one, change the model and the prompts, record a baseline, commit it.
+
+The last test compares two configurations with each other and needs no baseline.
+"""
 
 import pytest
 
@@ -19,11 +22,13 @@ def test_two_equal_agents(llmperf: Gate) -> None:
     llmperf.check()
 
 
-@pytest.mark.llmperf(scenario="baseline_vs_chimera", options=CHIMERA)
+@pytest.mark.llmperf(scenario="baseline_vs_chimera", options=CHIMERA, policies=["appendix-h2"])
 def test_a_tuned_agent_beside_a_default_one(llmperf: Gate) -> None:
     measured = llmperf.measure()
     llmperf.assert_throughput(measured)
     llmperf.assert_ttft(measured, at_most=500)
+    llmperf.assert_policies(measured)
+    llmperf.assert_contention(measured)
 
 
 @pytest.mark.llmperf(
@@ -36,3 +41,9 @@ def test_a_tuned_agent_beside_a_default_one(llmperf: Gate) -> None:
 )
 def test_two_different_agents(llmperf: Gate) -> None:
     llmperf.check()
+
+
+@pytest.mark.llmperf(scenario="chimera_homo", options=CHIMERA)
+def test_two_instances_answer_sooner_than_one(llmperf: Gate) -> None:
+    comparison = llmperf.compare(control={"topology": "shared"}, treatment={"topology": "dedicated"})
+    llmperf.assert_faster(comparison, metric="ttft", by=0.4)

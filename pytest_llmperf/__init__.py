@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_llmperf.assertions import Gate
-    from pytest_llmperf.gate import Judgement, judge
+    from pytest_llmperf.comparison import Comparison
+    from pytest_llmperf.gate import judge, judge_gain
     from pytest_llmperf.instances import Instance
+    from pytest_llmperf.judgement import Judgement
     from pytest_llmperf.measured import Measured
     from pytest_llmperf.model import Agent, LlmperfError
 
-__all__ = ["Agent", "Gate", "Instance", "Judgement", "LlmperfError", "Measured", "judge"]
+__all__ = ["Agent", "Comparison", "Gate", "Instance", "Judgement", "LlmperfError", "Measured", "judge", "judge_gain"]
 
 _HOME = {
     "Agent": "model",
+    "Comparison": "comparison",
     "Gate": "assertions",
     "Instance": "instances",
-    "Judgement": "gate",
+    "Judgement": "judgement",
     "LlmperfError": "model",
     "Measured": "measured",
     "judge": "gate",
+    "judge_gain": "gate",
 }
 
 

@@ -2,55 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from types import MappingProxyType
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import pytest
 
-from pytest_llmperf import legal, verdicts
-from pytest_llmperf.case import Case, NoBaselineError
+from pytest_llmperf import legal, limits, plan, policies, verdicts
+from pytest_llmperf.case import Case
+from pytest_llmperf.comparison import Comparison
+from pytest_llmperf.docket import Docket
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.measuring import Measurement
-from pytest_llmperf.model import FAILING, Baseline, Entry, LlmperfError, Row, Verdict, worst
-from pytest_llmperf.report import failure
+from pytest_llmperf.metrics import METRICS
+from pytest_llmperf.model import Baseline, Contention, LlmperfError, Spec
+from pytest_llmperf.outcome import Entry, Row
+
+Sides = Callable[[str, Mapping[str, object]], Spec]
 
 
 class Gate:
     """The measurement of one test and its judgement.
 
-    `measure()` and `check()` measure, once per test; the `assert_*` helpers judge what was measured. Each fails the
-    test with one text that lists everything judged so far.
+    `measure()`, `check()` and `compare()` measure, once per test; the `assert_*` helpers judge what was measured. Each
+    fails the test with one text that lists everything judged so far. `sides` gives the spec of a comparison's side.
     """
 
-    def __init__(self, case: Case, measurement: Measurement) -> None:
-        self._case, self._measurement = case, measurement
+    def __init__(self, case: Case, measurement: Measurement, sides: Sides) -> None:
+        self._case, self._measurement, self._sides = case, measurement, sides
         self._baseline: Baseline | None = None
-        self._measured: Measured | None = None
-        self._rows: list[Row] = []
-        self._judged: set[tuple[str, bool]] = set()
-        self._broken: Verdict | None = None
-        self._notes: list[str] = []
+        self._docket = Docket(case)
 
     def measure(self) -> Measured:
         """Measure what the mark declares; fails before anything is spent when there is no usable baseline.
 
         Under `--llmperf-rebaseline` it measures that many sessions and looks at no baseline.
         """
-        if self._measured is not None:
-            self._fail("invalid", "measured twice; a test is one measurement: use @pytest.mark.parametrize for more")
-        with self._plainly():
+        self._refuse_twice()
+        with self._docket.plainly():
             self._measurement.find_server()
-            if self._case.spec.gated and not self._recording:
+            if self._case.spec.gated and self._judging:
                 self._baseline = self._case.load()
-            self._measured = self._measurement.take(self._baseline)
-        return self._measured
+            if self._case.settings.selfcheck:
+                self._docket.measured, self._docket.checks = self._measurement.selfcheck()
+            else:
+                self._docket.measured = self._measurement.take(self._baseline)
+        return self._docket.measured
+
+    def compare(self, *, control: Mapping[str, object], treatment: Mapping[str, object]) -> Comparison:
+        """Let two configurations take turns in one session; no baseline is needed.
+
+        Each side is the mark with some words replaced: scenario, model, options, agents, topology, prompts, tokens.
+        Runs are taken when `assert_faster` and `assert_no_slower` need them.
+        """
+        if not self._judging:
+            pytest.skip("llmperf: a comparison has no baseline to record or to check")
+        self._refuse_twice()
+        with self._docket.plainly():
+            sides = self._sides("control", control), self._sides("treatment", treatment)
+            comparison = self._measurement.compare(*sides)
+        self._docket.comparison = comparison
+        return comparison
 
     def check(self) -> Measured:
-        """Measure, and judge everything the mark declares: each gated metric against the baseline, each floor."""
+        """Measure, and judge everything the mark declares: each gated metric, each floor, each policy, contention."""
         measured, spec = self.measure(), self._case.spec
-        self._judge(measured, spec.gated, spec.floors)
+        self._judge(measured, spec.gated, spec.floors, policies_too=True, contention=spec.contention)
         return measured
 
     def assert_no_regression(self, measured: Measured) -> None:
@@ -76,69 +92,79 @@ class Gate:
         floors = {metric: floor for metric, floor in asked.items() if floor is not None}
         self._judge(measured, () if floors else ["overlap_efficiency"], floors)
 
+    def assert_contention(self, measured: Measured) -> None:
+        """The share of contended runs against the mark's contention= or policy; without either 2 % and 5 %."""
+        self._judge(measured, contention=self._case.spec.contention or Contention())
+
+    def assert_policies(self, measured: Measured) -> None:
+        """Every level of the mark's policies that applies to how this test deploys its agents."""
+        self._judge(measured, policies_too=True)
+
+    def assert_faster(self, comparison: Comparison, *, metric: str = "total_throughput", by: float = 0.0) -> None:
+        """Held if the lower bound of the treatment's gain over the control reaches `by`; fails if it does not.
+
+        `by` is a fraction for ratio metrics (0.15: 15 % more tok/s, 15 % less ttft), else in the metric's unit.
+        """
+        self._refuse_claim(comparison, metric, by)
+        with self._docket.plainly():
+            for runs in plan.looks(self._case.spec.max_runs):
+                comparison.take(runs)
+                row, found = verdicts.gain(metric, by, self._case.spec, comparison.sides)
+                if not found or found.verdict != "inconclusive":
+                    break
+        self._docket.add([row])
+
+    def assert_no_slower(self, comparison: Comparison) -> None:
+        """Every gated metric of the treatment against the control, with the session term zero."""
+        self._refuse_claim(comparison, "total_throughput", 0.0)
+        spec = self._case.spec
+        with self._docket.plainly():
+            for runs in plan.looks(spec.max_runs):
+                comparison.take(runs)
+                judged = [verdicts.against_control(metric, spec, comparison.sides) for metric in spec.gated]
+                if plan.enough([found for _, found in judged if found], spec.max_runs):
+                    break
+        self._docket.add([row for row, _ in judged])
+
     def finish(self) -> None:
         """At the end of the test's call: what was measured must have been judged, and no failure been swallowed."""
-        if self._broken:
-            self._fail(self._broken, self._notes[0])
-        if self._measured is None:
-            return
-        if not self._judged:
-            self._fail(
+        self._docket.fail_again()
+        if self._docket.comparison and not self._docket.rows:
+            self._docket.fail(
+                "invalid", "compared, never judged; call assert_faster or assert_no_slower with the comparison"
+            )
+        if self._docket.measured and not self._docket.judged:
+            self._docket.fail(
                 "invalid",
                 "measured, never judged; end the test with llmperf.check() instead of measure(), "
                 "or call assert_no_regression, assert_throughput, assert_ttft or assert_efficiency",
             )
-        if missed := [metric for metric in self._case.spec.floors if (metric, True) not in self._judged]:
-            self._fail("invalid", f"the mark's floors for {', '.join(missed)} were never judged; llmperf.check() does")
-        self._refuse()
+        if self._docket.measured and (missed := [name for name in self._limits() if name not in self._docket.judged]):
+            self._docket.fail("invalid", f"never judged: the mark's {', '.join(missed)}; llmperf.check() judges all")
+        self._docket.refuse()
+
+    def _limits(self) -> Iterator[str]:
+        """The limits that the mark declares, by the names under which they are noted as judged."""
+        spec = self._case.spec
+        yield from (f"floor for {metric}" for metric in spec.floors)
+        if spec.policies:
+            yield "policies"
+        if spec.contention:
+            yield "contention"
 
     def settle(self) -> None:
         """Keep the evidence of a test that did not hold, while its servers' logs exist; one that held keeps none."""
         with suppress(OSError, LlmperfError):  # a full disk must not hide the verdict
-            logs = self._measurement.logs()
-            if logs and self.verdict not in (None, "held", "improved"):
-                self._case.keep_evidence(logs, self._measured)
-            else:
-                self._case.drop_evidence()
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """The test's verdict so far, None before there is one."""
-        return self._broken or (worst([row.verdict for row in self._rows]) if self._rows else None)
+            self._docket.settle(self._measurement.logs())
 
     def entry(self, *, passed: bool) -> Entry | None:
         """What the controller has to know; None for a test that neither measured nor failed to."""
-        if self._measured is None and self._broken is None:
-            return None
-        return Entry(
-            test=self._case.test,
-            verdict=self.verdict,
-            machine=self._case.machine,
-            emulated=self._case.settings.emulated,
-            rows=tuple(self._rows),
-            gated=self._case.spec.gated,
-            notes=tuple(self._notes),
-            record=self._case.record(self._measured) if self._recording and self._measured else None,
-            path=str(self._case.path),
-            command=self._case.command("--llmperf-rebaseline"),
-            passed=passed,
-        )
-
-    @contextmanager
-    def _plainly(self) -> Iterator[None]:
-        """Turn what the user can put right into a failure that is all text: no line of ours in a traceback."""
-        try:
-            yield
-        except NoBaselineError as error:
-            self._fail("no baseline", str(error))
-        except LlmperfError as error:
-            self._fail("invalid", str(error))
-        except pytest.fail.Exception as error:  # from one of our fixtures
-            self._fail("invalid", str(error).removeprefix("llmperf: "))
+        return self._docket.entry(passed=passed)
 
     @property
-    def _recording(self) -> bool:
-        return self._case.settings.rebaseline
+    def _judging(self) -> bool:
+        """Whether baselines are held against what is measured: not while they are recorded or the gate is checked."""
+        return not (self._case.settings.rebaseline or self._case.settings.selfcheck)
 
     def _one(self, measured: Measured, metric: str, floor: float | None) -> None:
         if floor is None:
@@ -147,50 +173,69 @@ class Gate:
             self._judge(measured, (), {metric: floor})
 
     def _judge(
-        self, measured: Measured, metrics: Sequence[str], floors: Mapping[str, float] = MappingProxyType({})
+        self,
+        measured: Measured,
+        metrics: Sequence[str] = (),
+        floors: Mapping[str, float] | None = None,
+        *,
+        policies_too: bool = False,
+        contention: Contention | None = None,
     ) -> None:
-        """Judge metrics against the baseline (not while recording one) and floors; fail with all that was judged."""
-        if measured is not self._measured:
-            self._fail("invalid", "the helpers judge what this test's own llmperf.measure() returned, nothing else")
-        rows = [] if self._recording else self._against_baseline(measured, metrics)
+        """Judge metrics against the baseline, and limits; fail with all that was judged."""
+        if measured is not self._docket.measured:
+            self._docket.fail(
+                "invalid", "the helpers judge what this test's own llmperf.measure() returned, nothing else"
+            )
+        floors = floors or {}
+        names = [*metrics, *(f"floor for {metric}" for metric in floors)]
+        names += ["policies"] * policies_too + ["contention"] * (contention is not None)
+        if self._case.settings.selfcheck:
+            return self._docket.note(*names)
+        rows = self._against_baseline(measured, metrics) if self._judging else []
         rows += [self._against_floor(measured, metric, floor) for metric, floor in floors.items()]
-        self._judged |= {(metric, False) for metric in metrics} | {(metric, True) for metric in floors}
-        self._rows += [row for row in rows if row not in self._rows]
-        if note := verdicts.disagreement(self._rows):
-            self._notes = [note]
-        self._refuse()
+        if policies_too:
+            rows += self._against_policies(measured)
+        if contention and self._judging:
+            rows.append(limits.against_contention(contention, measured))
+        return self._docket.add(rows, *names)
 
     def _against_baseline(self, measured: Measured, metrics: Sequence[str]) -> list[Row]:
         if not metrics:
             return []
-        with self._plainly():
+        with self._docket.plainly():
             found = self._baseline or self._case.load()
         return [verdicts.against_baseline(metric, self._case.spec, measured, found) for metric in metrics]
 
     def _against_floor(self, measured: Measured, metric: str, floor: float) -> Row:
         for mistake in legal.WORDS["floors"].mistakes("floors", {metric: floor}):
-            self._fail("invalid", mistake)
+            self._docket.fail("invalid", mistake)
         if self._case.spec.max_runs < legal.FLOOR_RUNS:
             runs = f"max_runs of at least {legal.FLOOR_RUNS}, not {self._case.spec.max_runs}"
-            self._fail("invalid", f"a floor for {metric} needs {runs}")
-        return verdicts.against_floor(metric, measured, floor)
+            self._docket.fail("invalid", f"a floor for {metric} needs {runs}")
+        return limits.against_floor(metric, measured, floor)
 
-    def _refuse(self) -> None:
-        if self._measured is None or not any(row.verdict in FAILING for row in self._rows):
-            return
-        text = failure.judged(
-            self._rows,
-            self._measured,
-            self._case.spec,
-            command=self._case.command("--llmperf-rebaseline"),
-            notes=self._notes,
-            evidence=self._case.shown(self._case.evidence),
-        )
-        raise pytest.fail.Exception(text, pytrace=False)
+    def _against_policies(self, measured: Measured) -> list[Row]:
+        spec = self._case.spec
+        return [
+            limits.against_level(name, level, measured)
+            for name in spec.policies
+            for level in policies.levels(name, spec)
+        ]
 
-    def _fail(self, verdict: Verdict, message: str) -> NoReturn:
-        self._broken = verdict
-        self._notes = [message]
-        command = self._case.command("--llmperf-rebaseline")
-        text = failure.broken(verdict, self._case.test, message, command=command)
-        raise pytest.fail.Exception(text, pytrace=False) from None
+    def _refuse_twice(self) -> None:
+        if self._docket.measured or self._docket.comparison:
+            self._docket.fail(
+                "invalid", "measured twice; a test is one measurement: use @pytest.mark.parametrize for more"
+            )
+
+    def _refuse_claim(self, comparison: Comparison, metric: str, by: float) -> None:
+        if comparison is not self._docket.comparison:
+            self._docket.fail(
+                "invalid", "the helpers judge what this test's own llmperf.compare() returned, nothing else"
+            )
+        for mistake in legal.WORDS["metrics"].mistakes("metric", [metric]):
+            self._docket.fail("invalid", mistake)
+        below = 1.0 if METRICS[metric].scale == "ratio" and METRICS[metric].better == "lower" else float("inf")
+        if not (legal.is_number(by) and 0 <= by < below):
+            words = "a fraction from 0 up (0.15 for 15 %)" if METRICS[metric].scale == "ratio" else "a number from 0 up"
+            self._docket.fail("invalid", f"assert_faster: by must be {words}{' below 1' * (below == 1)}, not {by!r}")

@@ -46,6 +46,7 @@ class _Run(_Strict):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, float]
     kept: bool = True
+    cause: str = ""
 
 
 class _Session(_Strict):
@@ -53,7 +54,7 @@ class _Session(_Strict):
     runs: list[_Run]
 
     def session(self) -> Session:
-        return Session(tuple(Sample(run.__pydantic_extra__, run.kept) for run in self.runs), self.load_s)
+        return Session(tuple(Sample(run.__pydantic_extra__, run.kept, run.cause) for run in self.runs), self.load_s)
 
 
 class _Summary(_Strict):
@@ -235,7 +236,8 @@ def _session(session: Session) -> str:
 
 def _run(sample: Sample) -> str:
     values = {name: _round(value) for name, value in sorted(sample.values.items())}
-    return _json(values if sample.kept else {"kept": False, **values})
+    why = {"cause": sample.cause} if sample.cause else {}
+    return _json(values if sample.kept else {"kept": False, **why, **values})
 
 
 def _round(value: float) -> float:

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,15 +84,15 @@ class Case:
         argument = self.shown(self.settings.rootdir / path) + separator + rest
         return " ".join(["pytest", _quoted(argument), *self.settings.typed, *options])
 
-    def keep_evidence(self, logs: Iterable[Path], measured: Measured | None) -> None:
+    def keep_evidence(self, logs: Iterable[Path], numbers: Mapping[str, Measured]) -> None:
         """Replace the evidence of this test by today's."""
         self.drop_evidence()
         self.evidence.mkdir(parents=True, exist_ok=True)
         (self.evidence.parents[1] / ".gitignore").write_text("*\n", "utf-8")
         for log in logs:
             shutil.copy(log, self.evidence / log.name)
-        if measured is not None:
-            baseline.replace(self.evidence / "measured.json", baseline.text(self.record(measured)))
+        for name, measured in numbers.items():
+            baseline.replace(self.evidence / f"{name}.json", baseline.text(self.record(measured)))
 
     def drop_evidence(self) -> None:
         """A test that holds keeps none."""

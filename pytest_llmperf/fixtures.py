@@ -69,6 +69,7 @@ def ollama_instances(request: pytest.FixtureRequest, ollama_factory: InstanceFac
 @pytest.fixture
 def llmperf(request: pytest.FixtureRequest) -> Gate:
     """The measurement of this test: `check()`, or `measure()` and the `assert_*` helpers. It starts servers then."""
+    from pytest_llmperf import markers
     from pytest_llmperf.assertions import Gate
     from pytest_llmperf.case import Case
     from pytest_llmperf.measuring import Measurement
@@ -76,7 +77,8 @@ def llmperf(request: pytest.FixtureRequest) -> Gate:
     node, stash = request.node, request.config.stash
     settings, marked = stash[keys.SETTINGS], stash[keys.MARKED]
     case = Case(node.nodeid, _declared(node), settings, marked)
-    gate = node.stash[keys.GATE] = Gate(case, Measurement(case, request.getfixturevalue))
+    measurement = Measurement(case, request.getfixturevalue)
+    gate = node.stash[keys.GATE] = Gate(case, measurement, partial(markers.side_of, node))
     return gate
 
 

@@ -12,37 +12,13 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import get_args
 
+from pytest_llmperf import advice
+from pytest_llmperf.judgement import Judgement
 from pytest_llmperf.model import Better, Scale, Verdict
-from pytest_llmperf.stats import hodges_lehmann, runs_needed, session_half_width, walsh_averages, walsh_bounds
+from pytest_llmperf.stats import hodges_lehmann, session_half_width, walsh_averages, walsh_bounds
 
 LEVELS: Mapping[int, float] = {1: 0.05, 2: 0.03, 3: 0.025, 4: 0.02}
 """One-sided level per planned look that keeps the whole plan near .05 (constant levels, Pocock 1977)."""
-
-MOST_RUNS = 100
-"""Advice to take more runs or sessions than this is no advice."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """One metric judged. Everything is in the worsening direction on the gate's scale: `back_transform` for display.
-
-    `change` is the estimated worsening, `low` and `high` its one-sided bounds (-inf and inf for too few runs) and
-    `catches80` about the smallest true worsening that would be called regressed 4 times in 5. `half_within` is the
-    half-width due to run-to-run noise, `half_session` that due to session offsets. `m` and `n` count baseline and
-    candidate runs. A floor has neither baseline nor sessions: its change is how far the location lies beyond it.
-    """
-
-    verdict: Verdict
-    change: float
-    low: float
-    high: float
-    catches80: float
-    half_within: float
-    half_session: float = 0.0
-    m: int = 0
-    n: int
-    sessions: int = 0
-    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +31,17 @@ class _Rule:
     session_sd: float
     looks: int
     interleaved: bool
+    where: str = "judge"
 
     def __post_init__(self) -> None:
-        _check("judge", "better", self.better, self.better in get_args(Better), "'higher' and 'lower'")
-        _check("judge", "scale", self.scale, self.scale in get_args(Scale), "'ratio' and 'diff'")
+        _check(self.where, "better", self.better, self.better in get_args(Better), "'higher' and 'lower'")
+        _check(self.where, "scale", self.scale, self.scale in get_args(Scale), "'ratio' and 'diff'")
         ratio = self.scale == "ratio"
         top = 1 if ratio else math.inf
         unit = "fractions below 1 on scale 'ratio' (0.05 for 5 %)" if ratio else "finite numbers on scale 'diff'"
-        _check("judge", "margin", self.margin, 0 < self.margin < top, f"{unit}, above 0")
-        _check("judge", "session_sd", self.session_sd, 0 <= self.session_sd < top, f"{unit}, 0 or above")
-        _check("judge", "looks", self.looks, self.looks in LEVELS, "1, 2, 3 and 4")
+        _check(self.where, "margin", self.margin, 0 < self.margin < top, f"{unit}, above 0")
+        _check(self.where, "session_sd", self.session_sd, 0 <= self.session_sd < top, f"{unit}, 0 or above")
+        _check(self.where, "looks", self.looks, self.looks in LEVELS, "1, 2, 3 and 4")
 
     @property
     def alpha(self) -> float:
@@ -81,7 +58,7 @@ class _Rule:
         """The values on the gate's scale, larger is better."""
         ratio = self.scale == "ratio"
         legal = "finite numbers above 0 on scale 'ratio'" if ratio else "finite numbers"
-        _check_values("judge", name, values, above=0 if ratio else -math.inf, legal=legal)
+        _check_values(self.where, name, values, above=0 if ratio else -math.inf, legal=legal)
         sign = 1 if self.better == "higher" else -1
         return [sign * (math.log(value) if ratio else value) for value in values]
 
@@ -112,26 +89,65 @@ def judge(  # noqa: PLR0913  # one keyword per term of the rule
     rule = _Rule(better=better, scale=scale, margin=margin, session_sd=session_sd, looks=looks, interleaved=interleaved)
     _check("judge", "sessions", sessions, len(sessions) > 0, "one session of baseline runs or more")
     base = [rule.transformed(f"sessions[{i}]", values) for i, values in enumerate(sessions)]
-    runs = rule.transformed("candidate", candidate)
+    found = _estimate(rule, base, rule.transformed("candidate", candidate))
+    found = replace(found, verdict=_verdict(found.change, found.low, found.high, rule.delta))
+    if found.reason or found.verdict != "inconclusive":
+        return found
+    return replace(found, reason=advice.undecided(found))
+
+
+def judge_gain(  # noqa: PLR0913  # one keyword per term of the rule
+    control: Sequence[float],
+    treatment: Sequence[float],
+    *,
+    better: Better = "higher",
+    scale: Scale = "ratio",
+    by: float,
+    looks: int = 1,
+) -> Judgement:
+    """Judge the claim that the treatment is better by `by`, from runs that took turns with the control's.
+
+    `by` is a fraction of the control for "ratio", in the metric's unit for "diff". Held if the lower bound of the gain
+    reaches `by`, regressed if its upper bound does not, otherwise inconclusive; shifts stay in the worsening direction.
+
+    Raises ValueError as `judge` does.
+    """
+    _check("judge_gain", "by", by, by >= 0 and math.isfinite(by), "numbers from 0 up")
+    _check("judge_gain", "by", by, scale == "diff" or better == "higher" or by < 1, "fractions below 1")
+    rule = _Rule(
+        better=better, scale=scale, margin=0.5, session_sd=0.0, looks=looks, interleaved=True, where="judge_gain"
+    )
+    gain = by if scale == "diff" else math.log1p(by) if better == "higher" else -math.log1p(-by)
+    found = _estimate(rule, [rule.transformed("control", control)], rule.transformed("treatment", treatment))
+    verdict: Verdict = "held" if found.high <= -gain else "regressed" if found.low > -gain else "inconclusive"
+    return replace(found, verdict=verdict, margin=0.0)
+
+
+def _estimate(rule: _Rule, base: Sequence[Sequence[float]], runs: Sequence[float]) -> Judgement:
+    """The shift of values on the gate's scale with its bounds and its power, no verdict yet."""
     pooled = [value for values in base for value in values]
     change, below, above = hodges_lehmann(pooled, runs, rule.alpha)
-    offset = 0.0 if interleaved else session_half_width(base, session_sd, rule.alpha)
-    low, high = change - math.hypot(change - below, offset), change + math.hypot(above - change, offset)
-    judgement = Judgement(
-        verdict=_verdict(change, low, high, rule.delta),
+    offset = 0.0 if rule.interleaved else session_half_width(base, rule.session_sd, rule.alpha)
+    low = change - math.hypot(change - below, offset)
+    constant = len(set(pooled)) == len(set(runs)) == 1 and min(len(pooled), len(runs)) > 1
+    return Judgement(
+        verdict="inconclusive",
         change=change,
         low=low,
-        high=high,
+        high=change + math.hypot(above - change, offset),
         catches80=_catches80(change, low, rule.delta),
         half_within=(above - below) / 2,
         half_session=offset,
         m=len(pooled),
         n=len(runs),
         sessions=len(base),
+        margin=rule.delta,
+        better=rule.better,
+        scale=rule.scale,
+        alpha=rule.alpha,
+        interleaved=rule.interleaved,
+        reason="no run-to-run variation: mocked or cached server?" if constant else "",
     )
-    if len(set(pooled)) == len(set(runs)) == 1 and min(len(pooled), len(runs)) > 1:
-        return replace(judgement, reason="no run-to-run variation: mocked or cached server?")
-    return replace(judgement, reason=_advice(judgement, rule) if judgement.verdict == "inconclusive" else "")
 
 
 def judge_floor(values: Sequence[float], *, better: Better, floor: float) -> Judgement:
@@ -161,16 +177,6 @@ def judge_floor(values: Sequence[float], *, better: Better, floor: float) -> Jud
     )
 
 
-def back_transform(shift: float, *, better: Better, scale: Scale) -> float:
-    """A shift on the gate's scale as shown to people, still positive for worse.
-
-    "ratio": a fraction of the baseline, 1 - exp(-shift) if higher is better, else exp(shift) - 1. "diff": unchanged.
-    """
-    if scale == "diff":
-        return shift
-    return -math.expm1(-shift) if better == "higher" else math.expm1(shift)
-
-
 def _verdict(change: float, low: float, high: float, delta: float) -> Verdict:
     if low > 0 and change > delta:
         return "regressed"
@@ -183,45 +189,6 @@ def _catches80(change: float, low: float, delta: float) -> float:
     # h decides at 1.64 standard errors and 80 % power takes another 0.84 of them: about h / 2
     half = change - low
     return max(delta, half) + half / 2
-
-
-def _advice(found: Judgement, rule: _Rule) -> str:
-    """Why the runs can't decide, and what would help."""
-    if math.isinf(found.high):
-        return (
-            f"{found.m} baseline and {found.n} candidate runs can't decide: needs C(m+n, n) >= "
-            f"{math.ceil(1 / rule.alpha)}, i.e. at least {runs_needed(found.m, rule.alpha)} candidate runs"
-        )
-    if found.half_session >= rule.delta:
-        return (
-            f"session offsets alone reach the margin of {rule.margin:g}: an unchanged candidate can never be held; "
-            "it takes a wider margin, steadier sessions or more of them"
-        )
-    room = rule.delta - found.change if found.change <= rule.delta else found.change
-    if found.half_session > found.half_within:
-        return _more("sessions differ more than runs do", "baseline sessions", _sessions_to_decide(found, room))
-    kind = "interleaved runs a side" if rule.interleaved else "candidate runs"
-    return _more("runs differ too much among themselves", kind, _runs_to_decide(found, room, rule.interleaved))
-
-
-def _more(cause: str, what: str, count: float) -> str:
-    if count <= MOST_RUNS:
-        return f"{cause}: about {count:.0f} {what} would decide, if the estimate stays"
-    return f"{cause}: even {MOST_RUNS} {what} would not tell the estimate from the margin"
-
-
-def _runs_to_decide(found: Judgement, room: float, interleaved: bool) -> float:
-    """Candidate runs at which the projected half-width fits into `room`: noise falls with sqrt(1/n + 1/m)."""
-    share = (room**2 - found.half_session**2) / found.half_within**2 if found.half_within else 0.0
-    inverse = share / found.n if interleaved else share * (1 / found.n + 1 / found.m) - 1 / found.m
-    return max(found.n + 1, math.ceil(1 / inverse)) if inverse > 1e-6 and share > 0 else math.inf
-
-
-def _sessions_to_decide(found: Judgement, room: float) -> float:
-    """Baseline sessions at which the projected half-width fits into `room`: the offset falls with sqrt(1 + 1/J)."""
-    spread = found.half_session**2 / (1 + 1 / found.sessions)
-    inverse = (room**2 - found.half_within**2) / spread - 1
-    return max(found.sessions + 1, math.ceil(1 / inverse)) if inverse > 1e-6 else math.inf
 
 
 def _floor_reason(n: int, low: float, high: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -110,6 +112,7 @@ class Fleet:
     def __init__(self, binary: str | None, lane: AbstractContextManager[float]) -> None:
         self.binary = binary
         self.instances: list[Instance] = []
+        self._relays: list[Server] = []
         self._lane, self._held, self._scratch = lane, ExitStack(), Path()
         self.folder = Path()
 
@@ -136,11 +139,19 @@ class Fleet:
 
     def new_session(self) -> None:
         """Stop all instances, then start them anew, one after the other."""
+        self._stop_relays()
         for instance in self.instances:
             instance.stop()
         self._open_session()
         for instance in self.instances:
             instance.restart()
+
+    def relayed(self, first: float, rest: float) -> list[str]:
+        """Put a relay before each instance until the session ends, and return the relays' URLs in the same order.
+
+        A relay makes the time to the first token `first` times as long and the whole answer `rest` times.
+        """
+        return [self._relay(instance, first, rest) for instance in self.instances]
 
     def logs(self) -> list[Path]:
         """The logs of the present session's servers."""
@@ -151,7 +162,22 @@ class Fleet:
         with self._held:
             for instance in self.instances:
                 self._held.callback(instance.stop)
+            self._held.callback(self._stop_relays)
         self.instances.clear()
+
+    def _relay(self, instance: Instance, first: float, rest: float) -> str:
+        slower = ["--first", f"{first:.6g}", "--rest", f"{rest:.6g}"]
+        argv = [sys.executable, "-m", "pytest_llmperf.relay", instance.url, *slower]
+        log = self.folder / f"{instance.name}-relay.log"
+        relay = Server(argv, env=os.environ, cwd=self.folder, log_path=log)
+        self._relays.append(relay)
+        return relay.wait_until(
+            lambda: ollama.listening(relay.log_text()), limit_s=ollama.START_LIMIT_S, what="listening"
+        )
+
+    def _stop_relays(self) -> None:
+        while self._relays:
+            self._relays.pop().stop()
 
     def _open_session(self) -> None:
         self.folder = self._scratch / f"session-{secrets.token_hex(4)}"

@@ -10,7 +10,7 @@ import pytest
 from pytest_llmperf import keys
 
 if TYPE_CHECKING:
-    from pytest_llmperf.model import Entry
+    from pytest_llmperf.outcome import Entry
 
 
 class Ledger:
@@ -25,7 +25,7 @@ class Ledger:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a test's entry off its report; a test whose teardown fails has not passed."""
         if payload := getattr(report, "llmperf", None):
-            from pytest_llmperf.model import Entry
+            from pytest_llmperf.outcome import Entry
 
             self._entries.append(Entry.from_payload(payload))
         elif report.failed and report.when == "teardown":

@@ -15,7 +15,8 @@ from reprlib import Repr
 from typing import Any, get_args
 
 from pytest_llmperf.metrics import METRICS, Metric, gateable
-from pytest_llmperf.model import Agent, Topology
+from pytest_llmperf.model import Agent, Contended, Topology
+from pytest_llmperf.policies import POLICIES
 
 SCENARIOS = ("single_agent", "baseline_vs_chimera", "chimera_homo", "chimera_hetero")
 
@@ -23,7 +24,10 @@ MOST_AGENTS = 1000
 """A slip such as agents=10**9 would take all memory when it is checked."""
 
 FLOOR_RUNS = 5
-"""Runs that the bound of an absolute floor needs."""
+"""Runs that the bound of an absolute floor needs, a policy's level included."""
+
+LEAST_PERCENT = 0.1
+"""2995 clean runs show a contention under it; what is smaller was meant as a fraction."""
 
 Inside = Callable[[str, Any], Iterator[str]]
 
@@ -168,6 +172,20 @@ def _in_metrics(where: str, names: Sequence[object]) -> Iterator[str]:
             yield f"{where} has no {unknown(name, gateable(), 'metrics that can be gated are')}"
 
 
+def _in_policies(where: str, names: Sequence[object]) -> Iterator[str]:
+    for name in names:
+        if name not in POLICIES:
+            yield f"{where} has no {unknown(name, POLICIES, 'policies are')}"
+
+
+def _in_contention(where: str, terms: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in terms.items():
+        if name in OF_CONTENTION:
+            yield from OF_CONTENTION[name].mistakes(f"{where}[{name!r}]", value)
+        else:
+            yield f"{where} has no {unknown(name, OF_CONTENTION, 'it takes')}"
+
+
 def _in_agents(where: str, agents: int | Sequence[Agent]) -> Iterator[str]:
     for n, agent in enumerate(() if isinstance(agents, int) else agents):
         for word in agent.unknown:
@@ -193,6 +211,15 @@ OF_AGENT: Mapping[str, Legal] = {
     "options": Legal("a dict of Ollama's options", lambda value: isinstance(value, Mapping), in_options),
     "prompts": _list_of("non-empty texts (the requests of an agent in one run)"),
 }
+_PERCENT = Legal(
+    f"a percentage from {LEAST_PERCENT} to 100 (2 means 2 %)",
+    lambda value: is_number(value) and LEAST_PERCENT <= value <= 100,
+)
+OF_CONTENTION: Mapping[str, Legal] = {
+    "target": _PERCENT,
+    "limit": _PERCENT,
+    "contended": _one_of(*get_args(Contended)),
+}
 WORDS: Mapping[str, Legal] = {
     "scenario": _one_of(*SCENARIOS),
     "model": OF_AGENT["model"],
@@ -208,6 +235,10 @@ WORDS: Mapping[str, Legal] = {
     "margins": _by_metric("the smallest worsening that matters", _margin),
     "session_sd": _by_metric("the standard deviation from session to session", _session_sd),
     "floors": _by_metric("the worst value that is good enough", _above_zero),
+    "policies": Legal(f"a list of {', '.join(POLICIES)}", is_texts, _in_policies),
+    "contention": Legal(
+        f"a dict of {', '.join(OF_CONTENTION)}", lambda value: isinstance(value, Mapping), _in_contention
+    ),
     "id": Legal("a non-empty text without '::'", lambda value: is_text(value) and "::" not in value),
 }
 """Every keyword of the mark: its help, its check and its `Spec` come from here."""

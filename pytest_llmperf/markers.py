@@ -8,7 +8,7 @@ its mark stands; words that are missing or contradict each other, at the test.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -115,3 +115,31 @@ def spec_of(item: pytest.Item) -> Spec:
     if mistakes := problems(item):
         raise LlmperfError("\n".join(mistakes))
     return spec(_merged(_layers(item)))
+
+
+SIDE_WORDS = ("scenario", "model", "options", "agents", "topology", "prompts", "tokens", "warmup_requests", "solo_runs")
+"""What the two sides of a comparison may differ in; how they are judged is the mark's alone."""
+
+LIMIT_WORDS = frozenset({"floors", "policies", "contention"})
+"""A comparison is not held to them, so a side may be what they were not stated for."""
+
+
+def side_of(item: pytest.Item, side: str, words: Mapping[str, object]) -> Spec:
+    """The spec of one side of a comparison: the item's marks with these words over them.
+
+    Raises LlmperfError with every mistake in them, one line each.
+    """
+    where = f"compare(): {side}"
+    if not isinstance(words, Mapping):
+        raise LlmperfError(f"{where} must be a dict of words of the mark, not {shown(words)}")
+    mistakes = []
+    for word, value in words.items():
+        if word in SIDE_WORDS:
+            mistakes += [f"{where}: {text}" for text in WORDS[word].mistakes(word, value)]
+        else:
+            mistakes.append(f"{where} has no {unknown(word, SIDE_WORDS, 'a side takes')}")
+    of_mark = {word: value for word, value in _merged(_layers(item)).items() if word not in LIMIT_WORDS}
+    merged = {**of_mark, **words}
+    if mistakes := mistakes or [f"{where}: {text}" for text in contradictions(merged, set())]:
+        raise LlmperfError("\n".join(mistakes))
+    return spec(merged)

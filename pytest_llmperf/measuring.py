@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from pytest_llmperf import baseline as files
-from pytest_llmperf import identity, ollama
+from pytest_llmperf import identity, ollama, plan, selfcheck, triggers, verdicts
 from pytest_llmperf.case import Case
+from pytest_llmperf.comparison import Comparison
 from pytest_llmperf.instances import Fleet
 from pytest_llmperf.measured import Measured
-from pytest_llmperf.model import Baseline
+from pytest_llmperf.model import Baseline, Session, Spec
+from pytest_llmperf.outcome import Check
 from pytest_llmperf.protocol import Bench
 from pytest_llmperf.server import device_lane
 from pytest_llmperf.settings import Settings
@@ -42,20 +45,62 @@ class Measurement:
         return fleet
 
     def take(self, against: Baseline | None) -> Measured:
-        """Measure one session, or as many as --llmperf-rebaseline asks for, with servers restarted between them."""
-        settings, fleet = self._case.settings, self.find_server()
+        """Measure until decided, and what is doubtful in a second session; under --llmperf-rebaseline, that many.
+
+        Servers are restarted between sessions.
+        """
+        settings, spec, fleet = self._case.settings, self._case.spec, self.find_server()
         if settings.rebaseline:
             files.check_root(settings.baselines, writing=True)
-        bench = Bench(self._case.spec, self._fixture("ollama_instances"), _usual_ttft(against))
+        bench = Bench(spec, self._fixture("ollama_instances"), _usual_ttft(against))
         conditions = bench.conditions()
-        sessions = [bench.session()]
-        while settings.rebaseline and len(sessions) < settings.sessions:
+        comparable = against if against and not triggers.fired(against.conditions, conditions) else None
+        brief = (min(plan.SESSION_RUNS, spec.max_runs),)
+        if comparable:
+            decided = partial(verdicts.enough, spec, baseline=comparable)
+            sessions = [bench.session(plan.looks(spec.max_runs), decided)]
+        else:
+            sessions = [bench.session(brief if spec.gated else (spec.max_runs,))]
+        while len(sessions) < self._sessions(sessions[0], comparable):
             fleet.new_session()
-            sessions.append(bench.session())
+            sessions.append(bench.session(brief))
+        return self._measured(conditions, sessions)
+
+    def compare(self, control: Spec, treatment: Spec) -> Comparison:
+        """Start and load both sides' servers, in one session."""
+        fleet = self.find_server()
+        benches = [self._side(fleet, name, spec) for name, spec in (("control", control), ("treatment", treatment))]
+        return Comparison(self._case.test, self._case.machine, *benches)
+
+    def selfcheck(self) -> tuple[Measured, list[Check]]:
+        """Sessions as they are, each with as many runs through relays that slow it down by two margins."""
+        spec, fleet = self._case.spec, self.find_server()
+        instances = self._fixture("ollama_instances")
+        bench = Bench(spec, instances)
+        conditions = bench.conditions()
+        unchanged, slowed = list[Session](), list[Session]()
+        while len(unchanged) < self._case.settings.sessions:
+            if unchanged:
+                fleet.new_session()
+            unchanged.append(bench.session((spec.max_runs,)))
+            relayed = Bench(spec, instances, addresses=fleet.relayed(*selfcheck.factors(spec)))
+            slowed.append(relayed.session((spec.max_runs,)))
+        return self._measured(conditions, unchanged), selfcheck.check(spec, unchanged, slowed)
+
+    def _side(self, fleet: Fleet, side: str, spec: Spec) -> Bench:
+        servers = len(spec.agents) if spec.topology == "dedicated" else 1
+        return Bench(spec, [fleet.start(f"{side}{number}") for number in range(1, servers + 1)])
+
+    def _sessions(self, first: Session, comparable: Baseline | None) -> int:
+        if self._case.settings.rebaseline:
+            return self._case.settings.sessions
+        return 2 if comparable and verdicts.doubtful(self._case.spec, first, comparable) else 1
+
+    def _measured(self, conditions: identity.Conditions, sessions: Sequence[Session]) -> Measured:
         return Measured(
             test=self._case.test,
             machine=self._case.machine,
-            emulated=settings.emulated,
+            emulated=self._case.settings.emulated,
             conditions=conditions,
             sessions=tuple(sessions),
         )

@@ -9,25 +9,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, median, stdev
 from typing import Literal
 
-from pytest_llmperf.model import Better, Sample, Scale
+from pytest_llmperf.model import Better, Contended, Sample, Scale
 from pytest_llmperf.traffic import Exchange, Run, Track
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a run is read against: the session's solo runs, and the baseline's usual ttft in ms where there is one."""
+    """What a run is read against: the session's solo runs, and the baseline's usual ttft in ms where there is one.
+
+    `contended` names what makes a run a contended one: see `model.Contention`.
+    """
 
     solo: tuple[Run, ...] = ()
     usual_ttft: float | None = None
+    contended: Contended = "ttft doubled"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """One metric. `margin` and `session_sd` are fractions for scale "ratio", in the metric's unit for "diff".
 
+    `interleaved_margin` is that of a comparison whose sides take turns, None for the same: no session offset widens it.
     `read` gives one run's value, or None where the run can't tell; `summary` reduces a session's runs to one number.
     `gate` says when it is judged: always and for several agents unless the mark lists metrics, else when listed there.
     `short_runs` is whether a run whose model stopped early still counts.
@@ -39,6 +45,7 @@ class Metric:
     read: Callable[[Run, Reference], float | None]
     scale: Scale = "ratio"
     margin: float = 0.05
+    interleaved_margin: float | None = None
     session_sd: float = 0.01
     gate: Literal["always", "several agents", "listed"] = "listed"
     summary: Callable[[Sequence[float]], float] = median
@@ -52,7 +59,16 @@ def total_throughput(run: Run, _: Reference) -> float:
 
 def ttft(run: Run, _: Reference) -> float:
     """Release of a request to its first non-empty token by the client's clock; median of the run's requests, ms."""
-    return median(1e3 * (exchange.first_token - exchange.released) for exchange in run.exchanges)
+    return median(_ttfts(run))
+
+
+def ttft_p95(run: Run, _: Reference) -> float:
+    """The 95th percentile of the time to first token over the run's requests, ms (TR116 section 11.2)."""
+    return percentile(_ttfts(run), 0.95)
+
+
+def _ttfts(run: Run) -> list[float]:
+    return [1e3 * (exchange.first_token - exchange.released) for exchange in run.exchanges]
 
 
 def speedup(run: Run, _: Reference) -> float | None:
@@ -96,11 +112,14 @@ def _decoding_reported(exchanges: Sequence[Exchange]) -> bool:
 
 
 def contended(run: Run, reference: Reference) -> float | None:
-    """100 if any agent's ttft is over twice the baseline's median concurrent ttft, else 0; None without a baseline."""
+    """100 if the run is contended as the reference defines it, else 0; None without the baseline or team it takes."""
+    if reference.contended == "speedup < 1.5":
+        in_flight = speedup(run, reference)
+        return None if in_flight is None else 100.0 * (in_flight < 1.5)
     if reference.usual_ttft is None:
         return None
-    worst = max(ttft(Run(tracks=(track,)), reference) for track in run.tracks)
-    return 100.0 if worst > 2 * reference.usual_ttft else 0.0
+    limit = 2 * reference.usual_ttft if reference.contended == "ttft doubled" else reference.usual_ttft + 3000
+    return 100.0 * (max(ttft(Run(tracks=(track,)), reference) for track in run.tracks) > limit)
 
 
 def queue_wait(run: Run, _: Reference) -> float | None:
@@ -143,20 +162,13 @@ def cv(values: Sequence[float]) -> float:
     return 100 * stdev(values) / fmean(values)
 
 
+_latency = partial(Metric, unit="ms", better="lower", margin=0.30, session_sd=0.10)
+
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric(name="total_throughput", unit="tok/s", better="higher", read=total_throughput, gate="always"),
-        Metric(
-            name="ttft",
-            unit="ms",
-            better="lower",
-            read=ttft,
-            margin=0.30,
-            session_sd=0.10,
-            gate="always",
-            short_runs=True,
-        ),
+        _latency(name="ttft", read=ttft, interleaved_margin=0.10, gate="always", short_runs=True),
         Metric(
             name="overlap_efficiency",
             unit="%",
@@ -188,23 +200,13 @@ METRICS: Mapping[str, Metric] = {
             summary=fmean,
         ),
         Metric(
-            name="queue_wait",
-            unit="ms",
-            better="lower",
-            read=queue_wait,
-            scale="diff",
-            margin=50.0,
-            session_sd=10.0,
+            name="queue_wait", unit="ms", better="lower", read=queue_wait, scale="diff", margin=50.0, session_sd=10.0
         ),
+        _latency(name="ttft_p95", read=ttft_p95, interleaved_margin=0.10, short_runs=True),
         Metric(name="itl_p50", unit="ms", better="lower", read=_gap(0.50)),
-        Metric(name="itl_p99", unit="ms", better="lower", read=_gap(0.99), margin=0.30, session_sd=0.10),
-        Metric(name="load_time", unit="ms", better="lower", read=load_time, margin=0.30, session_sd=0.10),
-        Metric(
-            name="tokens",
-            unit="",
-            better="higher",
-            read=lambda run, _: sum(track.tokens for track in run.tracks),
-        ),
+        _latency(name="itl_p99", read=_gap(0.99)),
+        _latency(name="load_time", read=load_time),
+        Metric(name="tokens", unit="", better="higher", read=lambda run, _: sum(track.tokens for track in run.tracks)),
         Metric(name="cv", unit="%", better="lower", read=total_throughput, summary=cv),
     )
 }
@@ -229,7 +231,7 @@ def default_gated(agents: int) -> tuple[str, ...]:
 
 
 def sample(run: Run, reference: Reference, *, kept: bool = True) -> Sample:
-    """One run reduced to its metrics' values; a run with a request that ended early counts for ttft only."""
+    """One run reduced to its metrics' values; one with a request that ended early counts for ttft and ttft_p95 only."""
     short = any(exchange.short for exchange in run.exchanges)
     wanted = [m for m in METRICS.values() if m.name != "cv" and (m.short_runs or not short)]
     values = {metric.name: metric.read(run, reference) for metric in wanted}

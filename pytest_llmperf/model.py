@@ -6,12 +6,13 @@ Standard library only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 Better = Literal["higher", "lower"]
 Scale = Literal["ratio", "diff"]
 Topology = Literal["dedicated", "shared"]
+Sharper = Literal["runs", "sessions"]
 Verdict = Literal["held", "improved", "inconclusive", "regressed", "not comparable", "no baseline", "invalid"]
 OptionValue = bool | int | float | str | Sequence[str]
 
@@ -74,6 +75,22 @@ class Workload:
     tokens: int
 
 
+Contended = Literal["ttft doubled", "ttft +3 s", "speedup < 1.5"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contention:
+    """How many runs may be contended, in %: regressed if the rate is over `target` for sure, held if under `limit`.
+
+    `contended` names when a run is: an agent's ttft is over twice the baseline's median concurrent ttft, or more than
+    3 s over it (TR116 section 2.5), or the run's speedup is under 1.5 (what the studies' harness flagged).
+    """
+
+    target: float = 2.0
+    limit: float = 5.0
+    contended: Contended = "ttft doubled"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What a test's marks declare, checked and complete. `margins`, `session_sd` and `floors` are by metric name."""
@@ -81,22 +98,29 @@ class Spec:
     scenario: str
     agents: tuple[Workload, ...]
     topology: Topology = "dedicated"
-    max_runs: int = 5
+    max_runs: int = 10
     warmup_requests: int = 3
     solo_runs: int = 1
     gated: tuple[str, ...] = ()
     margins: Mapping[str, float] = field(default_factory=dict)
     session_sd: Mapping[str, float] = field(default_factory=dict)
     floors: Mapping[str, float] = field(default_factory=dict)
+    policies: tuple[str, ...] = ()
+    contention: Contention | None = None
     id: str | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run reduced to its metrics' values. Discarded runs stay on record with `kept=False` and are never judged."""
+    """One run reduced to its metrics' values. Runs with `kept=False` stay on record and are never judged.
+
+    `cause` says why such a run was replaced, in words; the discarded first run has none. No run is ever dropped for
+    its value.
+    """
 
     values: Mapping[str, float]
     kept: bool = True
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,60 +157,3 @@ class Baseline:
             for session in payload["sessions"]
         ]
         return cls(**{**payload, "sessions": tuple(sessions)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One judged line of a test: a metric against its baseline, or against a floor.
-
-    `change`, `low` and `high` are in the worsening direction: fractions of the baseline for ratio metrics, the
-    metric's unit otherwise. `margin` is the margin, or the floor where `floor` is true.
-    """
-
-    metric: str
-    verdict: Verdict
-    value: float | None = None
-    baseline: float | None = None
-    change: float | None = None
-    low: float | None = None
-    high: float | None = None
-    margin: float | None = None
-    floor: bool = False
-    runs: int = 0
-    baseline_runs: int = 0
-    reason: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """What one measured test tells the controller: travels as builtins on the test's own report."""
-
-    test: str
-    verdict: Verdict | None
-    machine: str = ""
-    emulated: bool = False
-    rows: tuple[Row, ...] = ()
-    gated: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    record: Baseline | None = None
-    path: str = ""
-    command: str = ""
-    passed: bool = True
-
-    def to_payload(self) -> dict[str, Any]:
-        """Builtins only: execnet refuses dataclasses, enums and paths."""
-        return asdict(self)
-
-    @classmethod
-    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
-        """The inverse of `to_payload`."""
-        record = payload["record"]
-        return cls(
-            **{
-                **payload,
-                "rows": tuple(Row(**row) for row in payload["rows"]),
-                "notes": tuple(payload["notes"]),
-                "gated": tuple(payload["gated"]),
-                "record": Baseline.from_payload(record) if record else None,
-            }
-        )

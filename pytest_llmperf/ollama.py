@@ -136,16 +136,26 @@ class Control:
         """The models of the store by name, with `digest` and `details`."""
         return {model["name"]: model for model in self._call("GET", "/api/tags")["models"]}
 
+    def loaded(self) -> list[dict[str, Any]] | None:
+        """What is in memory now, with `size` and `size_vram` in bytes; None from servers that have no /api/ps."""
+        answer = self._answer("GET", "/api/ps")
+        return None if answer.status_code == httpx.codes.NOT_FOUND else list(self._body("/api/ps", answer)["models"])
+
     def load(self, model: str, options: Mapping[str, OptionValue]) -> None:
         """Load a model and wait for it: an empty prompt generates nothing and needs no reply."""
         body = {"model": model, "options": dict(options), "keep_alive": -1, "stream": False}
         self._call("POST", "/api/generate", body, LOAD_LIMIT_S)
 
     def _call(self, method: str, path: str, body: object = None, limit_s: float = 30) -> dict[str, Any]:
+        return self._body(path, self._answer(method, path, body, limit_s))
+
+    def _answer(self, method: str, path: str, body: object = None, limit_s: float = 30) -> httpx.Response:
         try:
-            answer = self._client.request(method, path, json=body, timeout=limit_s)
+            return self._client.request(method, path, json=body, timeout=limit_s)
         except httpx.TransportError as error:
             raise InvalidRunError(f"{self._url} does not answer {method} {path}: {error}") from error
+
+    def _body(self, path: str, answer: httpx.Response) -> dict[str, Any]:
         if answer.is_error:
             raise InvalidRunError(f"{self._url}{path} answered {answer.status_code}: {_error_text(answer.text)}")
         found: dict[str, Any] = answer.json()

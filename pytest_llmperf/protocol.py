@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from pytest_llmperf import identity, ollama, stream
-from pytest_llmperf.agents import run_together
+from pytest_llmperf import identity, ollama
 from pytest_llmperf.instances import Instance
 from pytest_llmperf.metrics import Reference, sample
-from pytest_llmperf.model import InvalidRunError, Session, Spec, Workload
-from pytest_llmperf.traffic import Recording, Run, Track
+from pytest_llmperf.model import Contention, InvalidRunError, Sample, Session, Spec, Workload
+from pytest_llmperf.plan import SESSION_RUNS
+from pytest_llmperf.runs import Attempt, Work, attempt, run
+from pytest_llmperf.traffic import Run
 
 WARMUP_TOKENS = 8
-SHORT_RUNS_ALLOWED = 0.2
+REPLACED_ALLOWED = 0.2
 
 
 class Bench:
-    """Instances with a workload on them, ready to be measured session by session."""
+    """Instances with a workload on them, ready to be measured session by session.
 
-    def __init__(self, spec: Spec, instances: Sequence[Instance], usual_ttft: float | None = None) -> None:
-        self.spec, self.instances, self._usual_ttft = spec, instances, usual_ttft
+    `addresses` are where the agents send their requests, if not straight to the instances.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        instances: Sequence[Instance],
+        usual_ttft: float | None = None,
+        addresses: Sequence[str] = (),
+    ) -> None:
+        self.spec, self.instances, self._usual_ttft, self._addresses = spec, instances, usual_ttft, addresses
         token = secrets.token_hex(3)
         # a prompt cache matches from the first byte on: a prefix that no server has seen keeps it out
         self._nonces = (f"[{token}-{number}]" for number in count(1))
+        self._load_s = 0.0
+        self._discarded = list[Run]()
+        self._solo, self._taken = list[Run](), list[Attempt]()
 
     def instance_of(self, agent: int) -> Instance:
         """The instance that serves an agent."""
-        return self.instances[agent if self.spec.topology == "dedicated" else 0]
+        return self.instances[self._place(agent)]
 
     def conditions(self) -> identity.Conditions:
         """What is in force now; raises LlmperfError for a model that isn't in the store."""
@@ -47,108 +60,114 @@ class Bench:
             models=models,
         )
 
-    def session(self) -> Session:
-        """One session on the instances as they are now; raises InvalidRunError when the measurement is broken."""
-        try:
-            load_s = self._load()
-            self._warm_up()
-            discarded = self._together(self._all())
-            solo, runs = self._runs()
-        except InvalidRunError as error:
-            dead = [words for instance in self.instances if (words := instance.why_dead())]
-            raise InvalidRunError("; ".join([str(error), *dead])) from error
-        reference = Reference(tuple(solo), self._usual_ttft)
-        samples = [sample(discarded, reference, kept=False), *(sample(run, reference) for run in runs)]
-        return Session(tuple(samples), load_s)
+    def session(self, looks: Sequence[int], enough: Callable[[Session], bool] = lambda _: False) -> Session:
+        """One session on the instances as they are now: after each number of runs in `looks` it may be `enough`.
+
+        Raises InvalidRunError when the measurement is broken.
+        """
+        self.load()
+        self.warm_up()
+        for runs in looks:
+            while self.kept < runs:
+                self.step(looks[0])
+            if enough(self.so_far()):
+                break
+        return self.so_far()
+
+    def load(self) -> None:
+        """Load one after the other: two at once would both see the whole GPU as free."""
+        with self._blamed():
+            self._load_s = max(self._loading(number, agent) for number, agent in enumerate(self.spec.agents))
+
+    def warm_up(self) -> None:
+        """The warm-up requests and one whole run that is discarded; a new session's runs begin after it."""
+        self._solo, self._taken = [], []
+        with self._blamed():
+            for number, agent in enumerate(self.spec.agents):
+                brief = replace(agent, prompts=agent.prompts[:1], tokens=WARMUP_TOKENS)
+                for _ in range(self.spec.warmup_requests):
+                    run(self._work({number: brief}), self._nonces)
+            self._discarded = [run(self._work(self._all()), self._nonces)]
+
+    def step(self, over: int = SESSION_RUNS) -> None:
+        """One more run, before it the solo runs that are due: their rounds are spread `over` the first runs."""
+        rounds = self.spec.solo_runs
+        before = [round_ * over // rounds for round_ in range(rounds)]
+        with self._blamed():
+            for _ in range(before.count(self.kept)):
+                self._solo += [self._whole({number: agent}) for number, agent in enumerate(self.spec.agents)]
+            self._taken.append(Attempt(self._whole(self._all())))
+        self._refuse_broken()
+
+    @property
+    def kept(self) -> int:
+        """The runs of this session that count."""
+        return sum(not taken.cause for taken in self._taken)
+
+    def so_far(self) -> Session:
+        """The session up to now."""
+        contention = self.spec.contention or Contention()
+        reference = Reference(tuple(self._solo), self._usual_ttft, contention.contended)
+        samples = [sample(run, reference, kept=False) for run in self._discarded]
+        for taken in self._taken:
+            found = sample(taken.run, reference, kept=not taken.cause) if taken.run else Sample({}, kept=False)
+            samples.append(replace(found, cause=taken.cause))
+        return Session(tuple(samples), self._load_s)
+
+    def _place(self, agent: int) -> int:
+        return agent if self.spec.topology == "dedicated" else 0
 
     def _entry(self, number: int, agent: Workload) -> Mapping[str, Any]:
         instance = self.instance_of(number)
         with instance.control() as control:
             return ollama.digest_of(agent.model, control.models(), instance.store)
 
-    def _load(self) -> float:
-        """Load one after the other (two at once would both see the whole GPU as free); the longest load in seconds."""
-        longest = 0.0
-        for number, agent in enumerate(self.spec.agents):
-            with self.instance_of(number).control() as control:
-                began = time.perf_counter()
-                control.load(agent.model, agent.options)
-                longest = max(longest, time.perf_counter() - began)
-        return longest
+    def _loading(self, number: int, agent: Workload) -> float:
+        """Seconds it takes to load an agent's model."""
+        with self.instance_of(number).control() as control:
+            began = time.perf_counter()
+            control.load(agent.model, agent.options)
+            return time.perf_counter() - began
 
-    def _warm_up(self) -> None:
-        for number, agent in enumerate(self.spec.agents):
-            brief = replace(agent, prompts=agent.prompts[:1], tokens=WARMUP_TOKENS)
-            for _ in range(self.spec.warmup_requests):
-                self._together({number: brief})
+    def _whole(self, agents: Mapping[int, Workload]) -> Run:
+        """A run; one that can't count for a declared cause, whatever its value, is replaced once and stays on record.
 
-    def _runs(self) -> tuple[list[Run], list[Run]]:
-        solo, runs = list[Run](), list[Run]()
-        rounds, total = self.spec.solo_runs, self.spec.max_runs
-        before = [round_ * total // rounds for round_ in range(rounds)]
-        for position in range(total):
-            for _ in range(before.count(position)):
-                solo += [self._full({number: agent}) for number, agent in enumerate(self.spec.agents)]
-            runs.append(self._full(self._all()))
-        _refuse_short([*solo, *runs])
-        return solo, runs
+        A replacement whose model stops early again counts, for ttft only.
+        """
+        work = self._work(agents)
+        first = attempt(work, self._nonces)
+        if first.run and not first.cause:
+            return first.run
+        self._taken.append(first)
+        second = attempt(work, self._nonces)
+        if second.run and (second.short or not second.cause):
+            return second.run
+        raise InvalidRunError(f"{second.cause}; the run before it could not count either: {first.cause}")
 
-    def _full(self, agents: Mapping[int, Workload]) -> Run:
-        """A run; one in which a model stopped early is repeated once, with other nonces."""
-        run = self._together(agents)
-        return self._together(agents) if _short(run) else run
+    def _refuse_broken(self) -> None:
+        runs = [*self._solo, *(one.run for one in self._taken if not one.cause)]
+        short, planned = sum(Attempt(run).short for run in runs), max(len(runs), SESSION_RUNS)
+        if short > REPLACED_ALLOWED * planned:
+            raise InvalidRunError(
+                f"the model stops early in {short} of {len(runs)} runs, each tried twice: lower tokens= or change "
+                "prompts="
+            )
+        broken = [one.cause for one in self._taken if one.cause and not one.short]
+        if len(broken) > REPLACED_ALLOWED * planned:
+            raise InvalidRunError(f"{len(broken)} of {len(self._taken)} runs had to be replaced: {'; '.join(broken)}")
 
     def _all(self) -> Mapping[int, Workload]:
         return dict(enumerate(self.spec.agents))
 
-    def _together(self, agents: Mapping[int, Workload]) -> Run:
-        clients = [_PromptAgent(agent, self.instance_of(n).url, self._nonces) for n, agent in agents.items()]
-        release, recordings = run_together(clients)
-        tracks = [_track(agent, r, release) for agent, r in zip(agents.values(), recordings, strict=True)]
-        return Run(tracks=tuple(tracks), skew=max(r[0].sent for r in recordings) - release)
+    def _work(self, agents: Mapping[int, Workload]) -> Work:
+        urls = self._addresses or [instance.url for instance in self.instances]
+        return [(agent, urls[self._place(number)]) for number, agent in agents.items()]
 
-
-class _PromptAgent:
-    """An agent with built-in prompts: sends them one after the other over one connection."""
-
-    def __init__(self, workload: Workload, url: str, nonces: Iterator[str]) -> None:
-        self._connection = stream.Connection(url)
-        self._requests = [ollama.request(workload, f"{next(nonces)} {prompt}", url) for prompt in workload.prompts]
-
-    def prepare(self) -> None:
-        self._connection.connect()
-
-    def work(self, released: float) -> list[Recording]:
-        due: float | None = released
-        recordings = []
-        with closing(self._connection):
-            for request in self._requests:
-                recordings.append(self._connection.exchange(request, due))
-                due = None
-        return recordings
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-def _track(agent: Workload, recordings: Sequence[Recording], release: float) -> Track:
-    answers = [(recording, *stream.lines(recording)) for recording in recordings]
-    return Track(
-        agent=agent.name,
-        exchanges=tuple(
-            ollama.exchange(recording, status, lines, budget=agent.tokens, release=release)
-            for recording, status, lines in answers
-        ),
-    )
-
-
-def _short(run: Run) -> bool:
-    return any(exchange.short for exchange in run.exchanges)
-
-
-def _refuse_short(runs: Sequence[Run]) -> None:
-    short = sum(_short(run) for run in runs)
-    if short > SHORT_RUNS_ALLOWED * len(runs):
-        raise InvalidRunError(
-            f"the model stops early in {short} of {len(runs)} runs, each tried twice: lower tokens= or change prompts="
-        )
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """Say of a broken measurement which servers are dead."""
+        try:
+            yield
+        except InvalidRunError as error:
+            dead = [words for instance in self.instances if (words := instance.why_dead())]
+            raise InvalidRunError("; ".join([str(error), *dead])) from error

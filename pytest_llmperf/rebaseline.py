@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_llmperf import baseline
-from pytest_llmperf.model import FAILING, Baseline, Entry, LlmperfError
+from pytest_llmperf.model import FAILING, Baseline, LlmperfError
+from pytest_llmperf.outcome import Entry
 from pytest_llmperf.report import recorded
 from pytest_llmperf.report.words import relative
 

@@ -6,11 +6,13 @@ Standard library only. Every rule gets words that are free of mistakes of their 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from pytest_llmperf import policies
 from pytest_llmperf.legal import FLOOR_RUNS, WORDS
 from pytest_llmperf.metrics import default_gated
-from pytest_llmperf.model import Agent, Spec, Workload
+from pytest_llmperf.model import Agent, Contention, Spec, Workload
 
 PROMPT = "Explain in detail how a bicycle stays upright while it is ridden and why it falls over when it stands still."
 OF_SEVERAL = frozenset({"overlap_efficiency", "parallel_efficiency", "speedup"})
@@ -39,6 +41,16 @@ def _workload(words: Words, n: int, agent: Agent) -> Workload:
         options={} if on_defaults else {**words.get("options", {}), **(agent.options or {})},
         prompts=tuple(agent.prompts or words.get("prompts", [PROMPT])),
         tokens=words.get("tokens", 128),
+    )
+
+
+def _deployed(words: Words) -> Spec:
+    """The agents on their instances and the policies they are held to, everything else left out."""
+    return Spec(
+        scenario=words["scenario"],
+        agents=_workloads(words),
+        topology=words.get("topology", Spec.topology),
+        policies=tuple(dict.fromkeys(words.get("policies", ()))),
     )
 
 
@@ -101,13 +113,50 @@ def _measurable(words: Words) -> Iterator[str]:
 
 
 def _gates_something(words: Words) -> Iterator[str]:
-    if "metrics" in words and not words["metrics"] and not words.get("floors"):
-        yield "metrics=[] gates nothing; leave it out for the default metrics, or hold floors={...} alone"
+    limited = words.get("floors") or words.get("policies") or "contention" in words
+    if "metrics" in words and not words["metrics"] and not limited:
+        yield (
+            "metrics=[] gates nothing; leave it out for the default metrics, "
+            "or hold floors={...}, policies=[...] or contention={...} alone"
+        )
 
 
 def _runs_of_floors(words: Words) -> Iterator[str]:
-    if words.get("floors") and words.get("max_runs", FLOOR_RUNS) < FLOOR_RUNS:
-        yield f"floors need max_runs of at least {FLOOR_RUNS}, not {words['max_runs']}"
+    for word in ("floors", "policies"):
+        if words.get(word) and words.get("max_runs", Spec.max_runs) < FLOOR_RUNS:
+            yield f"{word} need max_runs of at least {FLOOR_RUNS}, not {words['max_runs']}"
+
+
+def _stated_for_others(words: Words) -> Iterator[str]:
+    here = _deployed(words)
+    for name in here.policies:
+        if not policies.levels(name, here):
+            stated, deployed = policies.stated_for(name), policies.deployment(here)
+            yield f"policies: {name!r} is stated for {stated}; this test has {deployed}"
+
+
+def _contention(words: Words) -> Contention | None:
+    return Contention(**words["contention"]) if "contention" in words else None
+
+
+def _target_below_limit(words: Words) -> Iterator[str]:
+    allowed = _contention(words)
+    if allowed and allowed.target > allowed.limit:
+        yield f"contention: target must be at most limit, not {allowed.target:g} with a limit of {allowed.limit:g}"
+
+
+def _tells_contention(words: Words) -> Iterator[str]:
+    allowed = _contention(words)
+    if allowed is None:
+        return
+    if allowed.contended == "speedup < 1.5":
+        if len(_team(words)) == 1:
+            yield f"contention: {allowed.contended!r} needs several agents; the test has 1"
+    elif not _gated(words):
+        yield (
+            f"contention: {allowed.contended!r} compares with a baseline, and metrics=[] reads none; list metrics, "
+            "or take contended='speedup < 1.5'"
+        )
 
 
 RULES: Sequence[tuple[str, Callable[[Words], Iterator[str]]]] = (
@@ -116,8 +165,11 @@ RULES: Sequence[tuple[str, Callable[[Words], Iterator[str]]]] = (
     ("scenario agents", _names),
     ("scenario agents model options", _contrast),
     ("scenario agents metrics floors solo_runs", _measurable),
-    ("metrics floors", _gates_something),
+    ("metrics floors policies contention", _gates_something),
     ("max_runs", _runs_of_floors),
+    ("scenario agents topology policies", _stated_for_others),
+    ("contention", _target_below_limit),
+    ("scenario agents metrics contention", _tells_contention),
 )
 """Checks of words against each other, each with the words that must be free of mistakes of their own."""
 
@@ -134,11 +186,11 @@ def contradictions(words: Words, bad: set[str]) -> Iterator[str]:
 
 def spec(words: Words) -> Spec:
     """What the words come to, complete."""
-    as_given = ("topology", "max_runs", "warmup_requests", "margins", "session_sd", "floors", "id")
-    return Spec(
-        scenario=words["scenario"],
-        agents=_workloads(words),
+    as_given = ("max_runs", "warmup_requests", "margins", "session_sd", "floors", "id")
+    found = replace(
+        _deployed(words),
         gated=_gated(words),
         solo_runs=_solo_runs(words),
         **{word: words[word] for word in as_given if word in words},
     )
+    return replace(found, contention=_contention(words) or policies.contention(found))

@@ -11,20 +11,24 @@ from pathlib import Path
 import pytest
 
 BACKENDS = ("ollama", "emulator")
+INCONCLUSIVE = ("pass", "fail-if-worse", "fail")
 
 
 @dataclass(frozen=True)
 class Settings:
     """What the command line and the ini file say, with the command line first.
 
-    `require` is how many tests must be judged: a number, "all", or None. `sessions` applies to a rebaseline.
+    `require` is how many tests must be judged: a number, "all", or None. `sessions` applies to a rebaseline and to a
+    self-check. `inconclusive` is when a test that the runs can't decide fails.
     """
 
     backend: str
     ollama: str | None
     baselines: Path
     rebaseline: bool
+    selfcheck: bool
     sessions: int
+    inconclusive: str
     require: int | str | None
     rootdir: Path
     invoked_from: Path
@@ -39,13 +43,19 @@ class Settings:
     def from_config(cls, config: pytest.Config) -> Settings:
         """Read and check everything once; called in `pytest_configure`, in the controller and in every worker."""
         option = config.option
+        if option.llmperf_rebaseline and option.llmperf_selfcheck:
+            raise pytest.UsageError(
+                "--llmperf-rebaseline and --llmperf-selfcheck exclude each other; run one, then the other"
+            )
         baselines = config.getini("llmperf_baselines")
         return cls(
             backend=_backend(option.llmperf_backend, config.getini("llmperf_backend")),
             ollama=config.getini("llmperf_ollama") or None,
             baselines=Path(os.path.normpath(baselines[0] if baselines else config.rootpath / "baselines")),
             rebaseline=option.llmperf_rebaseline,
-            sessions=_sessions(option.llmperf_sessions),
+            selfcheck=option.llmperf_selfcheck,
+            sessions=_sessions(option.llmperf_sessions, selfcheck=option.llmperf_selfcheck),
+            inconclusive=_inconclusive(config.getini("llmperf_inconclusive")),
             require=_require(option.llmperf_require),
             rootdir=config.rootpath,
             invoked_from=config.invocation_params.dir,
@@ -64,9 +74,13 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--llmperf-sessions",
         type=int,
-        default=4,
         metavar="N",
-        help="sessions a rebaseline records, servers restarted between them (default: 4)",
+        help="sessions a rebaseline (default: 4) or a self-check (default: 6) measures, servers restarted between them",
+    )
+    group.addoption(
+        "--llmperf-selfcheck",
+        action="store_true",
+        help="measure each selected test against itself: how often would it cry wolf, would it notice two margins?",
     )
     group.addoption(
         "--llmperf-backend",
@@ -77,6 +91,12 @@ def add_options(parser: pytest.Parser) -> None:
         "--llmperf-require", metavar="N|all", help="exit 1 if fewer than N (or not all) marked tests were judged"
     )
     parser.addini("llmperf_backend", "the server to measure: ollama (default) or emulator", default="ollama")
+    parser.addini(
+        "llmperf_inconclusive",
+        "when a test that its runs can't decide fails: pass (never), fail-if-worse (estimated beyond the margin in two "
+        "sessions) or fail (always)",
+        default=INCONCLUSIVE[0],
+    )
     parser.addini("llmperf_ollama", "path of the ollama binary (default: the one on PATH)", default="")
     parser.addini(
         "llmperf_baselines", "folder of the committed baselines (default: baselines in rootdir)", type="paths"
@@ -101,10 +121,17 @@ def _backend(option: str | None, ini: str) -> str:
     return chosen
 
 
-def _sessions(count: int) -> int:
-    if count < 1:
-        raise pytest.UsageError(f"--llmperf-sessions takes a number from 1 up, not {count}")
-    return count
+def _sessions(count: int | None, *, selfcheck: bool) -> int:
+    default, least = (6, 3) if selfcheck else (4, 1)
+    if count is not None and count < least:
+        raise pytest.UsageError(f"--llmperf-sessions takes a number from {least} up, not {count}")
+    return count or default
+
+
+def _inconclusive(ini: str) -> str:
+    if ini not in INCONCLUSIVE:
+        raise pytest.UsageError(f"ini llmperf_inconclusive takes {', '.join(INCONCLUSIVE)}, not {ini!r}")
+    return ini
 
 
 def _require(text: str | None) -> int | str | None:

@@ -30,6 +30,12 @@ def record(of: Case) -> Path:
     return of.path
 
 
+def sessions(file: Path) -> tuple[Session, ...]:
+    found = files.load(file)
+    assert found is not None
+    return found.sessions
+
+
 def absence(of: Case) -> list[str]:
     with pytest.raises(NoBaselineError) as caught:
         of.load()
@@ -201,26 +207,35 @@ def test_evidence_is_kept_until_the_test_runs_again(tmp_path: Path) -> None:
     log = tmp_path / "agent1.log"
     log.write_text("last words", "utf-8")
     one = case(tmp_path)
-    one.keep_evidence([log], measured(RUNS))
+    one.keep_evidence([log], {"measured": measured(RUNS)})
     kept = tmp_path / ".llmperf/last" / one.path.stem
     assert one.evidence == kept
     assert {path.name for path in kept.iterdir()} == {"agent1.log", "measured.json"}
     assert (kept / "agent1.log").read_text("utf-8") == "last words"
-    found = files.load(kept / "measured.json")
-    assert found is not None
-    assert found.sessions == (RUNS,)
+    assert sessions(kept / "measured.json") == (RUNS,)
     assert (tmp_path / ".llmperf/.gitignore").read_text("utf-8") == "*\n"
 
-    one.keep_evidence([], None)
+    one.keep_evidence([], {})
     assert [*kept.iterdir()] == []
     one.drop_evidence()
     one.drop_evidence()
     assert not kept.exists()
 
 
-def test_discarded_runs_are_evidence_too(tmp_path: Path) -> None:
-    one, warm = case(tmp_path), Session((Sample({"ttft": 900.0}, kept=False), Sample({"ttft": 400.0})), 0.5)
-    one.keep_evidence([], measured(warm))
-    found = files.load(one.evidence / "measured.json")
-    assert found is not None
-    assert found.sessions == (warm,)
+def test_both_sides_of_a_comparison_are_evidence(tmp_path: Path) -> None:
+    one, other = case(tmp_path), session(ttft=[300.0, 310.0])
+    one.keep_evidence([], {"control": measured(RUNS), "treatment": measured(other)})
+    assert {path.name for path in one.evidence.iterdir()} == {"control.json", "treatment.json"}
+    assert sessions(one.evidence / "control.json") == (RUNS,)
+    assert sessions(one.evidence / "treatment.json") == (other,)
+
+
+def test_discarded_and_replaced_runs_are_evidence_too(tmp_path: Path) -> None:
+    samples = (
+        Sample({"ttft": 900.0}, kept=False),
+        Sample({"ttft": 950.0}, kept=False, cause="the server loaded the model during the run (3.1 s)"),
+        Sample({"ttft": 400.0}),
+    )
+    one, warm = case(tmp_path), Session(samples, 0.5)
+    one.keep_evidence([], {"measured": measured(warm)})
+    assert sessions(one.evidence / "measured.json") == (warm,)

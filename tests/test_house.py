@@ -19,7 +19,10 @@ DOORS = {
     "psutil": {"server", "identity"},
     "tabulate": {"report.words"},
 }
-PURE = {"gate", "legal", "measured", "metrics", "model", "rules", "stats", "traffic", "triggers", "verdicts"}
+PURE = {
+    *("advice", "gate", "judgement", "legal", "limits", "measured", "metrics", "model", "outcome", "plan", "policies"),
+    *("remarks", "rules", "selfcheck", "stats", "traffic", "triggers", "verdicts"),
+}
 DOOR_MODULES = {"agents", "baseline", "identity", "ollama", "server", "stream"} | {
     f"report.{path.stem}" for path in (HOUSE / "report").glob("*.py") if path.stem != "__init__"
 }

@@ -15,8 +15,11 @@ import pytest
 
 from pytest_llmperf import ollama
 from pytest_llmperf.instances import Fleet
-from pytest_llmperf.model import LlmperfError
+from pytest_llmperf.model import LlmperfError, Spec, Workload
+from pytest_llmperf.protocol import Bench
 from pytest_llmperf.server import Server, ServerError, device_lane
+
+GEMMA = "gemma3:4b-it-q4_K_M"
 
 
 @pytest.fixture
@@ -90,6 +93,61 @@ def test_a_new_session_restarts_every_instance_in_a_new_folder(fleet: Fleet) -> 
     for instance in instances:
         with instance.control() as control:
             assert control.ready() == instance.version
+
+
+def relay_pids() -> set[int]:
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if "pytest_llmperf.relay" in child.cmdline()}
+
+
+def test_relays_stand_before_the_instances_in_their_order(fleet: Fleet) -> None:
+    instances = [fleet.start("agent1"), fleet.start("agent2", {"OLLAMA_CONTEXT_LENGTH": "512"})]
+    with instances[1].control() as control:
+        control.load(GEMMA, {})
+    urls = fleet.relayed(1, 1)
+    assert len({*urls, *(instance.url for instance in instances)}) == 4
+    assert len(relay_pids()) == 2
+    seen = []
+    for url in urls:
+        with ollama.Control(url) as control:
+            seen.append([entry["context_length"] for entry in control.loaded() or ()])
+    assert seen == [[], [512]]
+    assert fleet.logs() == [instance.log for instance in instances], "a relay's log is no evidence"
+
+
+def test_relays_make_a_bench_slower_by_their_factors(fleet: Fleet) -> None:
+    agent = Workload(name="a", model=GEMMA, options={}, prompts=("Why?",), tokens=40)
+    alone = Spec(scenario="one", agents=(agent,), solo_runs=0)
+    instance = fleet.start(env={"LLMPERF_EMULATOR": "speed=2,ttft_ms=200,noise=0"})
+    direct = Bench(alone, [instance]).session((2,))
+    relayed = Bench(alone, [instance], addresses=fleet.relayed(2, 1.5)).session((2,))
+    first, whole = (min(relayed.series(m)) / min(direct.series(m)) for m in ("ttft", "makespan"))
+    assert 1.6 < first < 2.6
+    assert 1.3 < whole < 1.9
+    reported = min(relayed.series("decode_rate")) / min(direct.series("decode_rate"))
+    assert 0.8 < reported < 1.25, "what the server says of itself is the server's"
+
+
+def test_relays_are_gone_with_their_session(fleet: Fleet) -> None:
+    fleet.start()
+    [before] = fleet.relayed(1, 1)
+    [pid] = relay_pids()
+    fleet.new_session()
+    assert not psutil.pid_exists(pid)
+    assert relay_pids() == set()
+    with ollama.Control(before) as control:
+        assert control.ready() is None
+    [after] = fleet.relayed(1, 1)
+    with ollama.Control(after) as control:
+        assert control.ready() == "0.33.0"
+
+
+def test_relays_are_gone_with_their_fleet(fleet: Fleet) -> None:
+    fleet.start()
+    fleet.relayed(1, 1)
+    [pid] = relay_pids()
+    fleet.close()
+    assert not psutil.pid_exists(pid)
 
 
 def test_a_port_in_use_is_an_error_with_its_remedy(fleet: Fleet) -> None:

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_llmperf import markers, rules
-from pytest_llmperf.legal import OPTIONS, WORDS
+from pytest_llmperf.legal import OF_CONTENTION, OPTIONS, WORDS
 from pytest_llmperf.metrics import METRICS, gateable
-from pytest_llmperf.model import Agent, LlmperfError, Spec, Workload
+from pytest_llmperf.model import Agent, Contention, LlmperfError, Spec, Workload
+from pytest_llmperf.policies import POLICIES
 
 pytest_plugins = ("pytester",)
 
@@ -71,6 +72,11 @@ def spec(item: pytest.Item) -> Callable[..., Spec]:
     return build
 
 
+NAMES = ", ".join(POLICIES)
+NOTHING = "metrics=[] gates nothing; leave it out for the default metrics, or hold"
+STATED = "is stated for 2 agents on dedicated instances; this test has"
+BASELESS = "compares with a baseline, and metrics=[] reads none;"
+
 WRONG_VALUES = [
     ({"model": ""}, "model must be the name of a model, such as 'gemma3:4b-it-q4_K_M', not ''"),
     ({"options": "num_ctx"}, "options must be a dict of Ollama's options, not 'num_ctx'"),
@@ -118,7 +124,33 @@ WRONG_VALUES = [
     ),
     (
         {"metrics": []},
-        "metrics=[] gates nothing; leave it out for the default metrics, or hold floors={...} alone",
+        f"{NOTHING} floors={{...}}, policies=[...] or contention={{...}} alone",
+    ),
+    ({"policies": "whitepaper"}, f"policies must be a list of {NAMES}, not 'whitepaper'; write ['whitepaper']"),
+    (
+        {"policies": ["whitepaper", "appendix_h2"]},
+        f"policies has no 'appendix_h2' (did you mean appendix-h2?); policies are {NAMES}",
+    ),
+    ({"contention": 0.05}, "contention must be a dict of target, limit, contended, not 0.05"),
+    (
+        {"contention": {"targets": 2}},
+        "contention has no 'targets' (did you mean target?); it takes target, limit, contended",
+    ),
+    (
+        {"contention": {"target": 0}},
+        "contention['target'] must be a percentage from 0.1 to 100 (2 means 2 %), not 0",
+    ),
+    (
+        {"contention": {"target": 2, "limit": 0.05}},
+        "contention['limit'] must be a percentage from 0.1 to 100 (2 means 2 %), not 0.05",
+    ),
+    (
+        {"contention": {"limit": 101}},
+        "contention['limit'] must be a percentage from 0.1 to 100 (2 means 2 %), not 101",
+    ),
+    (
+        {"contention": {"contended": "ttft"}},
+        "contention['contended'] must be 'ttft doubled', 'ttft +3 s' or 'speedup < 1.5', not 'ttft'",
     ),
     (
         {"metrics": ["ttfb"]},
@@ -214,6 +246,29 @@ CONTRADICTIONS = [
         "overlap_efficiency needs several agents and can't be gated or have a floor here; the test has 1",
     ),
     ({**HOMO, "floors": {"ttft": 500}, "max_runs": 3}, "floors need max_runs of at least 5, not 3"),
+    ({**HOMO, "policies": ["whitepaper"], "max_runs": 4}, "policies need max_runs of at least 5, not 4"),
+    (
+        {**HOMO, "policies": ["report-11.2"], "agents": 3, "topology": "shared"},
+        f"policies: 'report-11.2' {STATED} 3 agents on a shared instance",
+    ),
+    (
+        {**HOMO, "policies": ["appendix-h2", "whitepaper"], "agents": 3},
+        f"policies: 'whitepaper' {STATED} 3 agents on dedicated instances",
+    ),
+    ({**ALONE, "policies": ["appendix-h2", "whitepaper"]}, f"policies: 'whitepaper' {STATED} a single agent"),
+    (
+        {**HOMO, "contention": {"target": 10}},
+        "contention: target must be at most limit, not 10 with a limit of 5",
+    ),
+    (
+        {**ALONE, "contention": {"contended": "speedup < 1.5"}},
+        "contention: 'speedup < 1.5' needs several agents; the test has 1",
+    ),
+    (
+        {**HOMO, "contention": {}, "metrics": []},
+        f"contention: 'ttft doubled' {BASELESS} list metrics, or take contended='speedup < 1.5'",
+    ),
+    ({**HOMO, "metrics": [], "policies": []}, NOTHING),
 ]
 
 
@@ -235,6 +290,12 @@ LEGAL = [
     {**BASELINE, "agents": [Agent(), HOT]},
     {**ALONE, "floors": {"decode_rate": 40}, "max_runs": 7},
     {**HOMO, "margins": {"overlap_efficiency": 7, "ttft": 0.5}, "session_sd": {"ttft": 0}},
+    {**HOMO, "metrics": [], "policies": ["appendix-h2", "report-11.2", "whitepaper"], "max_runs": 5},
+    {**HOMO, "agents": 3, "topology": "shared", "policies": ("appendix-h2",)},
+    {**HOMO, "metrics": [], "contention": {"contended": "speedup < 1.5"}, "max_runs": 2},
+    {**HOMO, "contention": {"target": 5, "limit": 5, "contended": "ttft +3 s"}},
+    {**ALONE, "policies": ["appendix-h2"], "contention": {"target": 0.1, "limit": 100}},
+    {**HOMO, "policies": []},
     {**HOMO, "metrics": ("parallel_efficiency",), "margins": {"parallel_efficiency": 0.02}, "solo_runs": 1},
 ]
 
@@ -299,7 +360,9 @@ ODD = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([HOT, Agent(name="a\nb")]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from([*METRICS, *OPTIONS, "num_predict"]) | st.text() | st.integers(), inner)
+        | st.dictionaries(
+            st.sampled_from([*METRICS, *OPTIONS, *OF_CONTENTION, "num_predict"]) | st.text() | st.integers(), inner
+        )
     ),
     max_leaves=5,
 )
@@ -329,7 +392,7 @@ def test_defaults(spec: Callable[..., Spec]) -> None:
             for name in ("agent1", "agent2")
         ),
         topology="dedicated",
-        max_runs=5,
+        max_runs=10,
         warmup_requests=3,
         solo_runs=1,
         gated=("total_throughput", "ttft", "overlap_efficiency"),
@@ -355,6 +418,8 @@ def test_every_word_reaches_the_spec(spec: Callable[..., Spec]) -> None:
         "margins": {"ttft": 0.2},
         "session_sd": {"ttft": 0.02},
         "floors": {"speedup": 1.5},
+        "policies": ["appendix-h2", "appendix-h2"],
+        "contention": {"target": 1, "contended": "ttft +3 s"},
         "id": "mine",
     }
     assert words.keys() == WORDS.keys()
@@ -372,8 +437,27 @@ def test_every_word_reaches_the_spec(spec: Callable[..., Spec]) -> None:
         margins={"ttft": 0.2},
         session_sd={"ttft": 0.02},
         floors={"speedup": 1.5},
+        policies=("appendix-h2",),
+        contention=Contention(target=1, limit=5, contended="ttft +3 s"),
         id="mine",
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (HOMO, None),
+        ({**HOMO, "contention": {}}, Contention()),
+        ({**HOMO, "policies": ["whitepaper", "appendix-h2"]}, POLICIES["whitepaper"].contention),
+        ({**HOMO, "policies": ["whitepaper"], "contention": {"limit": 9}}, Contention(limit=9)),
+        ({**HOMO, "policies": ["appendix-h2"], "agents": 3}, None),
+        ({**ALONE, "policies": ["appendix-h2"]}, None),
+    ],
+)
+def test_the_marks_own_contention_goes_before_that_of_a_policy(
+    spec: Callable[..., Spec], words: dict[str, Any], expected: Contention | None
+) -> None:
+    assert spec(**words).contention == expected
 
 
 def test_the_baseline_agent_runs_on_the_servers_defaults(spec: Callable[..., Spec]) -> None:

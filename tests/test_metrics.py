@@ -49,6 +49,7 @@ def test_a_run_of_two_agents_and_three_requests_by_hand() -> None:
         {
             "total_throughput": 163 / 4,
             "ttft": 300,  # of 200, 400, 300
+            "ttft_p95": 390,
             "overlap_efficiency": 100 * (3 + 4) / (2 * 4),
             "makespan": 4,
             "requests": 2,
@@ -71,6 +72,7 @@ def test_a_run_of_one_agent_has_nothing_to_share() -> None:
         {
             "total_throughput": 101 / 4,
             "ttft": 300,
+            "ttft_p95": 300,
             "makespan": 4,
             "requests": 1,
             "decode_rate": 40,
@@ -240,9 +242,34 @@ def test_an_agents_slow_request_among_quick_ones_is_no_contention() -> None:
     assert value("contention_rate", run(many), Reference(usual_ttft=100.0)) == 0
 
 
-def test_a_run_that_ended_early_counts_for_ttft_only() -> None:
+@pytest.mark.parametrize(
+    ("usual", "late", "expected"),
+    [(None, 9.0, None), (200.0, 3.2, 0.0), (199.9, 3.2, 100.0), (1000.0, 3.2, 0.0)],
+)
+def test_a_run_is_contended_where_an_agent_waits_three_seconds_longer_than_usual(
+    usual: float | None, late: float, expected: float | None
+) -> None:
+    waiting, quick = exchange(9.0, first_token=late), exchange(9.0, first_token=0.01)
+    reference = Reference(usual_ttft=usual, contended="ttft +3 s")
+    assert value("contention_rate", run(quick, waiting), reference) == expected
+    assert value("contention_rate", run(waiting, quick), reference) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [((4.0,), None), ((4.0, 2.0), 0.0), ((4.0, 1.99), 100.0), ((4.0, 1.0, 0.9), 100.0), ((4.0, 1.0, 1.0), 0.0)],
+)
+@pytest.mark.parametrize("usual", [None, 1.0])
+def test_a_run_is_contended_where_fewer_than_one_and_a_half_agents_are_in_flight(
+    seconds: Sequence[float], usual: float | None, expected: float | None
+) -> None:
+    reference = Reference(usual_ttft=usual, contended="speedup < 1.5")
+    assert value("contention_rate", ending(*seconds), reference) == expected
+
+
+def test_a_run_that_ended_early_counts_for_its_first_tokens_only() -> None:
     short = run((FIRST, replace(SECOND, budget=42)), OTHER)
-    assert sample(short, Reference(SOLO, usual_ttft=1.0)).values == pytest.approx({"ttft": 300})
+    assert sample(short, Reference(SOLO, usual_ttft=1.0)).values == pytest.approx({"ttft": 300, "ttft_p95": 390})
 
 
 def kept(**values: float) -> Sample:
@@ -276,7 +303,7 @@ def test_the_table_is_consistent(name: str) -> None:
     metric = METRICS[name]
     top = 1.0 if metric.scale == "ratio" else 100.0
     assert metric.name == name
-    assert 0 < metric.margin < top
+    assert 0 < (metric.interleaved_margin or metric.margin) <= metric.margin < top
     assert 0 <= metric.session_sd < metric.margin
     assert (metric.gate == "listed") or name in gateable()
     assert metric.unit in {"tok/s", "ms", "s", "%", "x", ""}
@@ -286,6 +313,12 @@ def test_every_metric_is_gateable_or_only_reported() -> None:
     assert set(gateable()) | UNGATEABLE == METRICS.keys()
     assert not set(gateable()) & UNGATEABLE
     assert set(HEADLINES) <= set(gateable())
+
+
+def test_taking_turns_allows_a_finer_margin_for_first_tokens_alone() -> None:
+    finer = {name: metric.interleaved_margin for name, metric in METRICS.items() if metric.interleaved_margin}
+    assert finer == {"ttft": 0.10, "ttft_p95": 0.10}
+    assert {METRICS[name].margin for name in finer} == {0.30}
 
 
 @pytest.mark.parametrize(

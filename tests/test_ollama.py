@@ -9,7 +9,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -353,6 +355,37 @@ def test_models_are_listed_and_loaded_past_the_callers_proxy(instance: Instance)
             control.load("nope:1b", {})
     assert str(caught.value) == f"{instance.url}/api/generate answered 404: model 'nope:1b' not found"
     assert "starting llama-server" in instance.log.read_text()
+
+
+def test_what_is_loaded_is_told_in_bytes(instance: Instance) -> None:
+    with instance.control() as control:
+        assert control.loaded() == []
+        control.load(GEMMA, {"num_ctx": 512, "num_gpu": 7})
+        loaded = control.loaded()
+    assert loaded is not None
+    [entry] = loaded
+    assert (entry["name"], entry["size_vram"]) == (GEMMA, entry["size"] * 7 // 35)
+    assert entry["size"] > 3e9
+
+
+def test_a_server_that_cannot_tell_what_is_loaded_gives_none() -> None:
+    asked = list[str]()
+
+    class Old(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # as servers before 0.1.33
+            asked.append(self.path)
+            self.send_error(404, "404 page not found")
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Old) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        with ollama.Control(f"http://127.0.0.1:{server.server_port}") as control:
+            assert control.loaded() is None
+        thread.join()
+    assert asked == ["/api/ps"]
 
 
 def test_a_model_without_a_tag_is_the_latest() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -17,94 +16,106 @@ import psutil
 import pytest
 
 from pytest_llmperf import ollama
-from pytest_llmperf.instances import Fleet, Instance
+from pytest_llmperf.instances import Instance
 from pytest_llmperf.metrics import METRICS
-from pytest_llmperf.model import InvalidRunError, LlmperfError, Spec, Topology, Workload
+from pytest_llmperf.model import Contention, InvalidRunError, LlmperfError, Session, Spec, Workload
 from pytest_llmperf.protocol import Bench
-from pytest_llmperf.traffic import Run
-
-GEMMA = "gemma3:4b-it-q4_K_M"
-LLAMA = "llama3.1:8b-instruct-q4_0"
+from tests.benches import BUSY, GEMMA, LLAMA, Watch, fleets, spec, workload
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has other exit codes")
 
-Measure = Callable[..., "WatchedBench"]
-
-
-class WatchedBench(Bench):
-    """Notes every run, warm-ups and solo runs included."""
-
-    def __init__(self, spec: Spec, instances: list[Instance], usual_ttft: float | None = None) -> None:
-        super().__init__(spec, instances, usual_ttft)
-        self.runs = list[Run]()
-
-    def _together(self, agents: Mapping[int, Workload]) -> Run:
-        self.runs.append(super()._together(agents))
-        return self.runs[-1]
-
-    def agents_per_run(self) -> list[str]:
-        return ["+".join(track.agent for track in run.tracks) for run in self.runs]
-
-
-def workload(name: str, model: str = GEMMA, tokens: int = 16, prompts: tuple[str, ...] = ("Why?",)) -> Workload:
-    return Workload(name=name, model=model, options={"num_ctx": 512}, prompts=prompts, tokens=tokens)
-
-
-def spec(*agents: Workload, topology: Topology = "dedicated", max_runs: int = 3, solo_runs: int = 0) -> Spec:
-    return Spec(scenario="chimera_homo", agents=agents, topology=topology, max_runs=max_runs, solo_runs=solo_runs)
+Measure = Callable[..., Bench]
 
 
 @pytest.fixture
 def bench_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Measure]:
     """A bench on emulators of this test's own device; they are gone after the test."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in ("TMPDIR", "TEMP", "TMP"):
-        monkeypatch.setenv(name, str(tmp_path))
-    with ExitStack() as running:
+    with fleets(tmp_path, monkeypatch) as fleet_of:
 
-        def start(spec: Spec, emulator: str = "speed=20", usual_ttft: float | None = None) -> WatchedBench:
-            fleet = running.enter_context(closing(Fleet(None, nullcontext(0.0))))
+        def start(spec: Spec, emulator: str = "speed=20", usual_ttft: float | None = None) -> Bench:
+            fleet = fleet_of()
             names = [agent.name for agent in spec.agents] if spec.topology == "dedicated" else ["shared"]
-            instances = [fleet.start(name, {"LLMPERF_EMULATOR": emulator}) for name in names]
-            return WatchedBench(spec, instances, usual_ttft)
+            return Bench(spec, [fleet.start(name, {"LLMPERF_EMULATOR": emulator}) for name in names], usual_ttft)
 
         yield start
-    assert not psutil.Process().children(recursive=True), "a process is left"
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+def causes(session: Session) -> list[str]:
+    """Why each run on record doesn't count, "kept" where it does."""
+    return ["kept" if sample.kept else sample.cause or "discarded" for sample in session.samples]
 
 
 WARM_UP = ["a"] * 3 + ["b"] * 3
 
 
-def test_a_session_is_warm_up_a_discarded_run_and_the_runs(bench_of: Measure) -> None:
-    bench = bench_of(spec(workload("a"), workload("b")))
-    session = bench.session()
-    assert bench.agents_per_run() == [*WARM_UP, "a+b", "a+b", "a+b", "a+b"]
-    assert [sample.kept for sample in session.samples] == [False, True, True, True]
-    assert [run.exchanges[0].tokens for run in bench.runs] == [8] * 6 + [16] * 4
+def test_a_session_is_warm_up_a_discarded_run_and_the_runs(bench_of: Measure, watch: Watch) -> None:
+    session = bench_of(spec(workload("a"), workload("b"))).session((2, 3))
+    assert watch.agents == [*WARM_UP, "a+b", "a+b", "a+b", "a+b"]
+    assert causes(session) == ["discarded", "kept", "kept", "kept"]
+    assert [run.exchanges[0].tokens for run in watch.runs] == [8] * 6 + [16] * 4
     assert session.series("tokens") == [32, 32, 32]
     assert "parallel_efficiency" not in session.samples[1].values
     assert 0 < session.load_s < 10
 
 
-def test_solo_runs_are_spread_over_the_session(bench_of: Measure) -> None:
-    bench = bench_of(spec(workload("a"), workload("b"), topology="shared", max_runs=5, solo_runs=3))
-    session = bench.session()
+def test_a_session_ends_at_the_look_that_is_enough(bench_of: Measure, watch: Watch) -> None:
+    looks = list[int]()
+
+    def enough(session: Session) -> bool:
+        looks.append(len(session.series("ttft")))
+        return len(looks) == 2
+
+    session = bench_of(spec(workload("a"))).session((1, 3, 4), enough)
+    assert looks == [1, 3]
+    assert causes(session) == ["discarded", "kept", "kept", "kept"]
+    assert watch.agents == ["a"] * (3 + 1 + 3)
+
+
+def test_solo_runs_are_spread_over_the_runs_before_the_first_look(bench_of: Measure, watch: Watch) -> None:
+    session = bench_of(spec(workload("a"), workload("b"), topology="shared", solo_runs=3)).session((5, 7))
     solo = ["a", "b"]
     measured = [*solo, "a+b", *solo, "a+b", "a+b", *solo, "a+b", "a+b"]
-    assert bench.agents_per_run() == [*WARM_UP, "a+b", *measured]
-    assert len(session.series("parallel_efficiency")) == 5
+    assert watch.agents == [*WARM_UP, "a+b", *measured, "a+b", "a+b"]
+    assert len(session.series("parallel_efficiency")) == 7
 
 
 def test_a_single_agent_needs_no_solo_run(bench_of: Measure) -> None:
-    session = bench_of(spec(workload("a"), max_runs=2)).session()
+    session = bench_of(spec(workload("a"))).session((2,))
     assert {"total_throughput", "ttft"} <= session.samples[1].values.keys() <= METRICS.keys()
     assert "overlap_efficiency" not in session.samples[1].values
 
 
-def test_agents_are_released_together_and_send_their_prompts_in_order(bench_of: Measure) -> None:
-    bench = bench_of(spec(workload("a", prompts=("Why?", "How?")), workload("b"), max_runs=1))
-    bench.session()
-    run = bench.runs[-1]
+def test_runs_are_contended_as_the_mark_defines_it(bench_of: Measure) -> None:
+    agents = spec(workload("a"), workload("b"))
+    late = replace(agents, contention=Contention(contended="ttft +3 s"))
+    doubled, delayed = (bench_of(each, usual_ttft=1e-3).session((1,)) for each in (agents, late))
+    assert doubled.series("contention_rate") == [100]
+    assert delayed.series("contention_rate") == [0]
+
+
+def test_a_session_can_be_taken_step_by_step(bench_of: Measure) -> None:
+    bench = bench_of(spec(workload("a")))
+    bench.load()
+    bench.warm_up()
+    assert bench.kept == 0
+    assert causes(bench.so_far()) == ["discarded"]
+    bench.step()
+    first = bench.so_far()
+    bench.step()
+    assert bench.kept == 2
+    assert bench.so_far().samples[:2] == first.samples
+    bench.warm_up()
+    assert bench.kept == 0, "a new session begins"
+
+
+def test_agents_are_released_together_and_send_their_prompts_in_order(bench_of: Measure, watch: Watch) -> None:
+    bench_of(spec(workload("a", prompts=("Why?", "How?")), workload("b"))).session((1,))
+    run = watch.runs[-1]
     first, second = run.tracks[0].exchanges
     assert first.released == run.tracks[1].exchanges[0].released == 0
     assert 0 < first.first_token < first.ended <= second.released < second.first_token < second.ended
@@ -123,9 +134,9 @@ def test_no_prompt_is_ever_sent_twice(bench_of: Measure, monkeypatch: pytest.Mon
     monkeypatch.setattr(ollama, "request", noting)
     agents = workload("a", prompts=("Why?", "How?")), workload("b")
     for _ in range(2):
-        bench = bench_of(spec(*agents, topology="shared", max_runs=2, solo_runs=1))
-        bench.session()
-        bench.session()
+        bench = bench_of(spec(*agents, topology="shared", solo_runs=1))
+        bench.session((2,))
+        bench.session((2,))
     assert len(set(sent)) == len(sent)
     prefixes = [prompt[: prompt.index("]") + 1] for prompt in sent]
     assert len(set(prefixes)) == len(sent), "a prompt cache matches from the first byte on"
@@ -133,21 +144,71 @@ def test_no_prompt_is_ever_sent_twice(bench_of: Measure, monkeypatch: pytest.Mon
 
 
 def test_a_restarted_server_is_measured_at_its_new_address(bench_of: Measure) -> None:
-    bench = bench_of(spec(workload("a"), max_runs=1))
-    first = bench.session()
+    bench = bench_of(spec(workload("a")))
+    first = bench.session((1,))
     bench.instances[0].restart()
-    second = bench.session()
-    assert len(first.samples) == len(second.samples) == 2
+    second = bench.session((1,))
+    assert causes(first) == causes(second) == ["discarded", "kept"]
 
 
-def test_a_model_that_stops_early_is_tried_twice_and_refused(bench_of: Measure) -> None:
-    bench = bench_of(spec(workload("a"), max_runs=2), "speed=20,fault=short")
+def test_a_run_that_the_server_refuses_is_replaced_and_stays_on_record(bench_of: Measure, watch: Watch) -> None:
+    session = bench_of(spec(workload("a")), "speed=20,fault=hiccup").session((5,))
+    assert watch.agents == ["a"] * (3 + 1 + 6), "the ninth is the fifth run"
+    assert causes(session) == ["discarded", *["kept"] * 4, BUSY, "kept"]
+    assert not session.samples[5].values
+    assert len(session.series("ttft")) == 5
+
+
+def test_a_solo_run_that_the_server_refuses_is_replaced_too(bench_of: Measure, watch: Watch) -> None:
+    session = bench_of(spec(workload("a"), solo_runs=5), "speed=20,fault=hiccup").session((5,))
+    assert watch.agents == ["a"] * (3 + 1 + 2 * 5 + 1), "the ninth is the third solo run"
+    assert causes(session) == ["discarded", "kept", "kept", BUSY, "kept", "kept", "kept"]
+
+
+def test_a_run_in_which_the_model_is_loaded_is_replaced(bench_of: Measure) -> None:
+    session = bench_of(spec(workload("a")), "speed=20,fault=reload").session((5,))
+    loaded = "the server loaded the model during the run (1.5 s)"
+    assert causes(session) == ["discarded", *["kept"] * 4, loaded, "kept"]
+    assert session.samples[5].values["load_time"] > 1500
+    assert max(session.series("load_time")) < 1000
+
+
+def prompts(count: int) -> tuple[str, ...]:
+    return ("Why?",) * count
+
+
+def test_a_session_with_two_of_five_runs_replaced_is_invalid(bench_of: Measure, watch: Watch) -> None:
+    bench = bench_of(spec(workload("a"), workload("b", prompts=prompts(2))), "speed=20,fault=hiccup")
     with pytest.raises(InvalidRunError) as caught:
-        bench.session()
+        bench.session((5,))
+    assert str(caught.value) == f"2 of 6 runs had to be replaced: {BUSY}; {BUSY}"
+    assert watch.agents == [*WARM_UP, "a+b", *["a+b"] * 6], "b's ninth is in the second run, a's in the fifth"
+
+
+def test_a_run_that_fails_again_when_replaced_makes_the_session_invalid(bench_of: Measure, watch: Watch) -> None:
+    agents = workload("a", prompts=prompts(2)), workload("b", prompts=prompts(3))
+    with pytest.raises(InvalidRunError) as caught:
+        bench_of(spec(*agents), "speed=20,fault=hiccup").session((5,))
+    assert str(caught.value) == f"{BUSY}; the run before it could not count either: {BUSY}"
+    assert watch.agents == [*WARM_UP, "a+b", "a+b", "a+b"]
+
+
+def test_a_model_that_stops_early_twice_counts_for_ttft_alone(bench_of: Measure) -> None:
+    session = bench_of(spec(workload("a")), "speed=20,fault=short").session((1,))
+    assert causes(session) == ["discarded", "the model stopped early (8 of 16 tokens)", "kept"]
+    until_the_first_token = {name for name, metric in METRICS.items() if metric.short_runs}
+    assert [sample.values.keys() for sample in session.samples] == [until_the_first_token] * 3
+    assert len(session.series("ttft")) == 1
+    assert not session.series("total_throughput")
+
+
+def test_a_model_that_stops_early_in_two_of_five_runs_is_refused(bench_of: Measure, watch: Watch) -> None:
+    with pytest.raises(InvalidRunError) as caught:
+        bench_of(spec(workload("a")), "speed=20,fault=short").session((5,))
     assert str(caught.value) == (
         "the model stops early in 2 of 2 runs, each tried twice: lower tokens= or change prompts="
     )
-    assert bench.agents_per_run() == ["a"] * (3 + 1 + 2 * 2)
+    assert watch.agents == ["a"] * (3 + 1 + 2 * 2)
 
 
 EOF = "an error was encountered while running the model: unexpected EOF"
@@ -162,7 +223,7 @@ EOF = "an error was encountered while running the model: unexpected EOF"
 )
 def test_a_broken_stream_makes_the_run_invalid(bench_of: Measure, fault: str, words: str) -> None:
     with pytest.raises(InvalidRunError) as caught:
-        bench_of(spec(workload("a")), f"speed=20,fault={fault}").session()
+        bench_of(spec(workload("a")), f"speed=20,fault={fault}").session((1,))
     assert str(caught.value) == words
 
 
@@ -176,11 +237,11 @@ def kill_after(instance: Instance, answers: int) -> None:
 
 @posix_only
 def test_a_server_that_dies_in_a_run_is_named_with_its_end_and_its_log(bench_of: Measure) -> None:
-    bench = bench_of(spec(workload("a", tokens=8000), workload("b", tokens=16), max_runs=1))
+    bench = bench_of(spec(workload("a", tokens=8000), workload("b", tokens=16)))
     killer = Thread(target=kill_after, args=(bench.instances[0], 3))
     killer.start()
     with pytest.raises(InvalidRunError) as caught:
-        bench.session()
+        bench.session((1,))
     killer.join()
     said, _, log = str(caught.value).partition("; the last lines of its log:\n")
     broken, _, end = said.rpartition("; a exited with code ")
@@ -195,7 +256,18 @@ def test_a_server_that_died_before_the_session_is_named_too(bench_of: Measure) -
     bench.instances[0].stop()
     words = r"does not answer POST /api/generate: .*; a exited with code 0; the last lines"
     with pytest.raises(InvalidRunError, match=words):
-        bench.session()
+        bench.session((1,))
+
+
+@posix_only
+def test_a_run_whose_connection_breaks_is_not_tried_again(bench_of: Measure, watch: Watch) -> None:
+    bench = bench_of(spec(workload("a")))
+    bench.load()
+    bench.warm_up()
+    bench.instances[0].stop()
+    with pytest.raises(InvalidRunError, match=r" does not answer: .*refused; a exited with code 0; the last lines"):
+        bench.step()
+    assert watch.agents == ["a"] * (3 + 1 + 1)
 
 
 def test_conditions_name_model_server_and_device(bench_of: Measure) -> None:
@@ -207,11 +279,11 @@ def test_conditions_name_model_server_and_device(bench_of: Measure) -> None:
     assert conditions["agent1.digest"] != conditions["agent2.digest"]
 
 
-def test_a_missing_model_is_an_error_before_anything_is_measured(bench_of: Measure) -> None:
+def test_a_missing_model_is_an_error_before_anything_is_measured(bench_of: Measure, watch: Watch) -> None:
     bench = bench_of(spec(workload("a"), workload("b", "nope:1b"), topology="shared"))
     with pytest.raises(LlmperfError) as caught:
         bench.conditions()
     said = str(caught.value)
     assert said.startswith("model 'nope:1b' is not in the emulator, which has gemma3:")
     assert said.endswith("; type: ollama pull nope:1b")
-    assert not bench.runs
+    assert not watch.agents

@@ -5,33 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_llmperf.measured import Measured
-from pytest_llmperf.model import FAILING, Row, Spec, Verdict, worst
+from pytest_llmperf.model import FAILING, Spec, Verdict
+from pytest_llmperf.outcome import Row, verdict_of
 from pytest_llmperf.report.words import COLUMNS, cells, number, table, worst_first
 from pytest_llmperf.stats import clopper_pearson
+from pytest_llmperf.triggers import fired
 
 _NEXT = {
     "regressed": "to accept these numbers",
+    "inconclusive": "to accept these numbers",
     "not comparable": "to record a baseline under today's conditions",
     "no baseline": "to record one",
 }
 
 
 def judged(  # noqa: PLR0913  # one keyword per part of the text
-    rows: Sequence[Row], measured: Measured, spec: Spec, *, command: str, notes: Sequence[str], evidence: str = ""
+    test: str, rows: Sequence[Row], *, head: Sequence[str], notes: Sequence[str], command: str, evidence: str = ""
 ) -> str:
     """The failure text of a measured test; `evidence` is the folder that keeps its server logs and runs."""
     lines = [
-        conditions(measured, spec),
-        spread(measured),
+        *head,
         "",
-        *table([*COLUMNS], [cells(row, [*COLUMNS]) for row in worst_first(rows)]),
+        *table([*COLUMNS], [line for row in worst_first(rows) for line in cells(row, [*COLUMNS])]),
         "",
         *reasons(rows),
         *notes,
         *_next_steps(rows, command),
         *([f"server logs and runs: {evidence}"] if evidence else []),
     ]
-    return _text(worst([row.verdict for row in rows]), measured.test, lines)
+    return _text(verdict_of(rows) or "invalid", test, lines)
 
 
 def broken(verdict: Verdict, test: str, message: str, *, command: str) -> str:
@@ -40,11 +42,25 @@ def broken(verdict: Verdict, test: str, message: str, *, command: str) -> str:
     return _text(verdict, test, [*message.splitlines(), *steps])
 
 
-def conditions(measured: Measured, spec: Spec) -> str:
-    """Where and what in one line: machine, scenario, agents, topology."""
-    label = f"{measured.machine} (emulated)" if measured.emulated else measured.machine
+def measured(found: Measured, spec: Spec) -> list[str]:
+    """Where and what, and how much it varies: machine, scenario, agents, topology; spread and contention."""
     agents = "1 agent" if len(spec.agents) == 1 else f"{len(spec.agents)} agents on {spec.topology} instances"
-    return f"{label}, {spec.scenario}, {agents}"
+    return [f"{_machine(found)}, {spec.scenario}, {agents}", spread(found)]
+
+
+def compared(control: Measured, treatment: Measured) -> list[str]:
+    """Where, and what the treatment does otherwise than the control."""
+    runs = len(control.series("ttft"))
+    triggers = fired(control.conditions, treatment.conditions)
+    differs = [str(trigger).removesuffix(f" ({trigger.whose})") for trigger in triggers]
+    return [
+        f"{_machine(control)}, control and treatment in turns, {runs} runs each",
+        f"control -> treatment: {', '.join(differs) or 'no difference'}",
+    ]
+
+
+def _machine(found: Measured) -> str:
+    return f"{found.machine} (emulated)" if found.emulated else found.machine
 
 
 def spread(measured: Measured) -> str:
@@ -73,7 +89,8 @@ def _because(verdict: str, names: Sequence[str], reason: str) -> list[str]:
 
 
 def _next_steps(rows: Sequence[Row], command: str) -> list[str]:
-    verdicts = {row.verdict for row in rows if row.verdict in FAILING and not row.floor}
+    failing = FAILING if any(row.verdict in FAILING for row in rows) else {"inconclusive"}
+    verdicts = {row.verdict for row in rows if row.verdict in failing and row.against == "baseline"}
     return [f"{_NEXT[verdict]}: {command}" for verdict in sorted(verdicts) if verdict in _NEXT]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from pytest_llmperf.model import WORST_FIRST, Entry, Verdict
+from pytest_llmperf.model import WORST_FIRST, Verdict
+from pytest_llmperf.outcome import Entry
+from pytest_llmperf.report import selfcheck
 from pytest_llmperf.report.failure import reasons
 from pytest_llmperf.report.words import COLUMNS, cells, table, worst_first
 
@@ -25,7 +27,9 @@ def body(entries: Sequence[Entry]) -> list[str]:
     """The table of what was judged and the remarks under it; nothing where nothing was."""
     sorted_ = sorted((e for e in entries if e.verdict), key=lambda e: WORST_FIRST.index(e.verdict or "held"))
     judged = [entry for entry in sorted_ if entry.rows]
-    return (_machines(judged) + _table(judged) if judged else []) + _remarks(sorted_)
+    checked = [entry for entry in entries if entry.checks]
+    lines = _machines(judged) + _table(judged) if judged else []
+    return lines + selfcheck.lines(checked) + _remarks([*sorted_, *(e for e in entries if not e.verdict)])
 
 
 def count(entries: Sequence[Entry], marked: int) -> str:
@@ -36,12 +40,16 @@ def count(entries: Sequence[Entry], marked: int) -> str:
     verdicts = Counter(entry.verdict for entry in entries if entry.verdict)
     gated = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in _COUNTED if verdicts[verdict])
     records = [entry.passed for entry in entries if entry.record]
-    unjudged = sum(1 for entry in entries if not entry.verdict and not entry.record)
+    checked = sum(bool(entry.checks) for entry in entries)
+    unjudged = sum(not (entry.verdict or entry.record or entry.checks) for entry in entries)
+    never = sum(row.never for entry in entries for row in entry.rows)
     idle = marked - len(entries)
     parts = [
         f"{verdicts.total()} gated: {gated}" if gated else "",
         f"{sum(records)} recorded" if any(records) else "",
         f"{len(records) - sum(records)} not recorded" if not all(records) else "",
+        f"{never} metric{'s' * (never != 1)} can never decide: record more sessions" if never else "",
+        f"{checked} checked against {'itself' if checked == 1 else 'themselves'}" if checked else "",
         f"{unjudged} measured, not judged" if unjudged else "",
         f"{idle} marked test{'s' * (idle != 1)} not measured" if idle > 0 else "",
     ]
@@ -59,14 +67,14 @@ def _table(entries: Sequence[Entry]) -> list[str]:
 
 def _lines(entry: Entry) -> list[list[str]]:
     """The entry's rows, the test's name on the first."""
-    first, *others = [cells(row, _COLUMNS) for row in worst_first(entry.rows)]
+    first, *others = [line for row in worst_first(entry.rows) for line in cells(row, _COLUMNS)]
     return [[entry.test, *first], *(["", *other] for other in others)]
 
 
 def _remarks(entries: Sequence[Entry]) -> list[str]:
     said = [f"{entry.verdict}: {entry.test}: {_first(note)}" for entry in entries for note in entry.notes]
-    said += [f"{e.test}: {line}" for e in entries if e.passed for line in reasons(e.rows)]
-    better = [e for e in entries if e.verdict == "improved"]
+    said += [f"{e.test}: {line}" for e in entries if e.passed for line in (*reasons(e.rows), *e.remarks)]
+    better = [e for e in entries if e.verdict == "improved" and any(row.against == "baseline" for row in e.rows)]
     return said + [f"{e.test} improved; to tighten its baseline: {e.command}" for e in better]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tabulate import tabulate
 
 from pytest_llmperf.metrics import METRICS
-from pytest_llmperf.model import WORST_FIRST, Row
+from pytest_llmperf.model import WORST_FIRST
+from pytest_llmperf.outcome import Row
 
 
 def table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
@@ -19,9 +21,13 @@ def table(headers: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     return [line.rstrip() for line in text.splitlines()]
 
 
-def cells(row: Row, columns: Sequence[str]) -> list[str]:
-    """One judged row under these columns, names of `COLUMNS`."""
-    return [COLUMNS[column](row) for column in columns]
+def cells(row: Row, columns: Sequence[str]) -> list[list[str]]:
+    """The lines of one judged row under these columns, names of `COLUMNS`: a second session has its own."""
+    lines = [[COLUMNS[column](row) for column in columns]]
+    if row.again:
+        lines.append([COLUMNS[column](replace(row.again, metric=row.metric)) for column in columns])
+        lines[1][0] = "second session"
+    return lines
 
 
 def worst_first(rows: Sequence[Row]) -> list[Row]:
@@ -46,6 +52,13 @@ def shift(metric: str, worsening: float) -> str:
     return f"{shown}{_unit_of_change(metric)} {word}".strip()
 
 
+def size(metric: str, amount: float) -> str:
+    """An amount of change without a direction, three digits: `5 %`, `1 point`."""
+    digits = f"{100 * amount if METRICS[metric].scale == 'ratio' else amount:.3g}"
+    shown = f"{float(digits):g}{_unit_of_change(metric)}"
+    return "1 point" if shown == "1 points" else shown
+
+
 def relative(path: Path, folder: Path) -> str:
     """A path as seen from a folder."""
     try:
@@ -67,8 +80,8 @@ def _unit_of_change(metric: str) -> str:
 
 
 def _baseline(row: Row) -> str:
-    if not row.floor:
-        return quantity(row.metric, row.baseline)
+    if row.against != "floor":
+        return quantity(row.metric, row.baseline) + " (control)" * (row.against == "control")
     word = "at least" if METRICS[row.metric].better == "higher" else "at most"
     return f"{word} {quantity(row.metric, row.margin)}"
 
@@ -83,17 +96,24 @@ def _interval(row: Row) -> str:
         return "-"
     if math.isinf(row.low) or math.isinf(row.high):  # too few runs for a bound
         return "can't tell"
-    if row.floor:
+    if row.against == "floor":
         return f"{number(row.low)} .. {quantity(row.metric, row.high)}"
     ends = (row.low, row.high) if METRICS[row.metric].better == "lower" else (row.high, row.low)
     return " .. ".join(_signed(row.metric, end) for end in ends) + _unit_of_change(row.metric)
 
 
 def _margin(row: Row) -> str:
-    if row.margin is None or row.floor:
+    if row.margin is None or row.against == "floor":
+        return row.policy or "-"
+    return f"{'by ' * (row.policy == 'faster')}{size(row.metric, row.margin)}"
+
+
+def _catches(row: Row) -> str:
+    """About the smallest worsening that 4 of 5 such measurements would call regressed, and what would lower it."""
+    if row.catches80 is None:
         return "-"
-    shown = 100 * row.margin if METRICS[row.metric].scale == "ratio" else row.margin
-    return f"{shown:g}{_unit_of_change(row.metric)}"
+    floor = row.against == "floor"
+    return f"{(quantity if floor else size)(row.metric, row.catches80)} ({row.sharper})"
 
 
 def _runs(row: Row) -> str:
@@ -107,6 +127,7 @@ COLUMNS: Mapping[str, Callable[[Row], str]] = {
     "change": _change,
     "90 % interval": _interval,
     "margin": _margin,
+    "catches 4 in 5": _catches,
     "runs": _runs,
     "verdict": lambda row: row.verdict,
 }

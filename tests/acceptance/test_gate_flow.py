@@ -353,7 +353,7 @@ def test_declared_floors_must_be_judged_and_need_five_runs(project: pytest.Pytes
     recorded(project, run, floors + "def test_two_agents(llmperf):\n    llmperf.check()\n")
     judged = "def test_two_agents(llmperf):\n    llmperf.assert_no_regression(llmperf.measure())\n"
     project.makepyfile(test_stack=floors + judged)
-    run().stdout.fnmatch_lines(["  the mark's floors for ttft were never judged; llmperf.check() does"])
+    run().stdout.fnmatch_lines(["  never judged: the mark's floor for ttft; llmperf.check() judges all"])
     few = "def test_two_agents(llmperf):\n    llmperf.assert_ttft(llmperf.measure(), at_most=2000)\n"
     project.makepyfile(test_stack=TEST.replace("metrics=", "max_runs=3, metrics=") + few)
     run().stdout.fnmatch_lines(["  a floor for ttft needs max_runs of at least 5, not 3"])

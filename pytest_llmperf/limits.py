@@ -1,0 +1,109 @@
+"""Absolute limits as rows of a verdict: floors, the levels of policies, the share of contended runs.
+
+Pure: no pytest, no clock, no file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from statistics import median
+
+from pytest_llmperf.gate import judge_floor
+from pytest_llmperf.measured import Measured
+from pytest_llmperf.metrics import METRICS
+from pytest_llmperf.model import Contention, Verdict
+from pytest_llmperf.outcome import Row
+from pytest_llmperf.policies import Level
+from pytest_llmperf.stats import clean_runs, clopper_pearson
+
+_UNREPORTED = "no run gave a value; it may need several agents, or this server may not report it"
+
+
+def against_floor(metric: str, measured: Measured, floor: float) -> Row:
+    """One metric judged against an absolute limit, bounds and limit in its unit; no trigger voids it."""
+    entry, values = METRICS[metric], measured.series(metric)
+    row = Row(metric=metric, verdict="invalid", against="floor", margin=floor, runs=len(values))
+    if not values:
+        return replace(row, reason=_UNREPORTED)
+    if odd := [value for value in values if not math.isfinite(value)]:
+        return replace(row, reason=f"a run has {odd[0]:g} {entry.unit}, which is no measured value")
+    found = judge_floor(values, better=entry.better, floor=floor)
+    sign = -1 if entry.better == "higher" else 1
+    low, high = sorted((floor + sign * found.low, floor + sign * found.high))
+    return replace(
+        row,
+        verdict=found.verdict,
+        value=median(values),
+        low=low,
+        high=high,
+        catches80=found.catches80 if math.isfinite(found.catches80) else None,
+        sharper=found.sharper,
+        reason=found.reason,
+    )
+
+
+def against_level(policy: str, level: Level, measured: Measured) -> Row:
+    """One level of a policy: its critical value judged as a floor; what lies beyond the warning for sure is said."""
+    row = replace(against_floor(level.metric, measured, level.critical), policy=f"{policy}, critical")
+    if row.verdict == "regressed" or level.warning is None:
+        return row
+    if against_floor(level.metric, measured, level.warning).verdict != "regressed":
+        return row
+    limit = f"{level.warning:g} {METRICS[level.metric].unit}".strip()
+    warning = f"warning: beyond {limit} ({policy}, warning) for sure"
+    return replace(row, reason="; ".join(said for said in (row.reason, warning) if said))
+
+
+def judge_rate(events: int, runs: int, contention: Contention) -> tuple[Verdict, float, float]:
+    """The verdict on a rate of events in 1 or more runs, with its exact bounds in %, one-sided at .05 each.
+
+    Regressed if the lower bound is over the target, held if the upper one is under the limit, otherwise inconclusive.
+    """
+    low, high = (100 * bound for bound in clopper_pearson(events, runs))
+    verdict: Verdict = "regressed" if low > contention.target else "held" if high < contention.limit else "inconclusive"
+    return verdict, low, high
+
+
+def against_contention(contention: Contention, measured: Measured) -> Row:
+    """The share of contended runs in %, judged on its exact bounds; `margin` is the limit.
+
+    Invalid where no run could be called contended or not: without the ttft of a baseline, or for a single agent.
+    """
+    flags = measured.series("contention_rate")
+    row = Row(metric="contention_rate", verdict="invalid", against="floor", margin=contention.limit, runs=len(flags))
+    if not flags:
+        return replace(row, reason=_untold(contention))
+    events = sum(map(bool, flags))
+    verdict, low, high = judge_rate(events, len(flags), contention)
+    row = replace(row, verdict=verdict, value=100 * events / len(flags), low=low, high=high)
+    counted = f"{events} of {len(flags)} runs contended"
+    if verdict == "regressed":
+        over = f"at least {low:.3g} % for sure, over the target of {contention.target:g} %"
+        return replace(row, reason=f"{counted}: {over}")
+    if verdict == "inconclusive":
+        compatible = f"{f'{_percent(low)} to' if events else 'up to'} {_percent(high)}"
+        return replace(row, reason=f"{counted}: compatible with {compatible}{_claim(events, contention.limit)}")
+    return row
+
+
+def _untold(contention: Contention) -> str:
+    if contention.contended == "speedup < 1.5":
+        return f"{contention.contended!r} needs several agents to tell whether a run was contended"
+    return (
+        f"{contention.contended!r} needs a baseline of ttft to tell whether a run was contended: list a metric in "
+        "metrics= and record one with --llmperf-rebaseline, or take contended='speedup < 1.5'"
+    )
+
+
+def _claim(events: int, limit: float) -> str:
+    """How many runs it takes to show a rate below the limit."""
+    if limit >= 100:
+        return ""
+    runs = clean_runs(limit / 100, events)
+    needed = f"{runs} runs with no more than {events} contended" if events else f"{runs} clean runs"
+    return f"; {needed} are needed to claim < {limit:g} %"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1f} %" if value < 10 else f"{value:.0f} %"

@@ -1,0 +1,126 @@
+"""What became of one test: its judged rows, its self-check, and the entry that travels to the controller.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+from pytest_llmperf.model import Baseline, Sharper, Verdict, worst
+
+Against = Literal["baseline", "floor", "control"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One judged line of a test: a metric against its baseline, against a floor, or against a comparison's control.
+
+    `change`, `low`, `high` and `catches80` are in the worsening direction: fractions of what it is judged `against` for
+    ratio metrics, the metric's unit otherwise and for floors, whose bounds are the metric's own values. `margin` is the
+    margin, the floor, or the gain that is claimed; `policy` names where a floor comes from, or is "faster" for a claim.
+    `catches80` is about the smallest worsening that would be called regressed 4 times in 5, `sharper` what would make
+    it smaller. `never` is set where nothing but more sessions can ever decide. `again` is the same metric in a second
+    session, with that session's own verdict; `worse_twice` says of an inconclusive one that both lie beyond the margin.
+    """
+
+    metric: str
+    verdict: Verdict
+    value: float | None = None
+    baseline: float | None = None
+    change: float | None = None
+    low: float | None = None
+    high: float | None = None
+    margin: float | None = None
+    against: Against = "baseline"
+    policy: str = ""
+    runs: int = 0
+    baseline_runs: int = 0
+    catches80: float | None = None
+    sharper: Sharper | None = None
+    never: bool = False
+    again: Row | None = None
+    worse_twice: bool = False
+    reason: str = ""
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """From builtins, as they travel from a worker to the controller."""
+        again = payload["again"]
+        return cls(**{**payload, "again": cls.from_payload(again) if again else None})
+
+
+def verdict_of(rows: Sequence[Row]) -> Verdict | None:
+    """The verdict of a test: the worst of its rows, None without one.
+
+    A share of contended runs that so few runs can't tell is shown and does not count: 5 clean runs allow for 45 %.
+    """
+    verdicts = [row.verdict for row in rows if weighs(row)] or [row.verdict for row in rows]
+    return worst(verdicts) if verdicts else None
+
+
+def weighs(row: Row) -> bool:
+    """Whether a row has a say in its test's verdict."""
+    return not (row.metric == "contention_rate" and row.verdict == "inconclusive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What a self-check found for one metric, or for the whole test (`metric` is "").
+
+    In `trials` trials of unchanged code `alarms` were regressed; of those slowed down by `slowed` (a fraction)
+    `noticed` were, None where a slowdown can't move the metric. `session_sd` is how much sessions differ, `declared`
+    what the mark says: fractions for ratio metrics, else the metric's unit.
+    """
+
+    metric: str
+    trials: int
+    alarms: int
+    noticed: int | None = None
+    slowed: float | None = None
+    session_sd: float | None = None
+    declared: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What one measured test tells the controller: travels as builtins on the test's own report.
+
+    `notes` say what was wrong, `remarks` what is worth knowing whatever the verdict; `checks` are a self-check's.
+    """
+
+    test: str
+    verdict: Verdict | None
+    machine: str = ""
+    emulated: bool = False
+    rows: tuple[Row, ...] = ()
+    gated: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    record: Baseline | None = None
+    path: str = ""
+    command: str = ""
+    passed: bool = True
+
+    def to_payload(self) -> dict[str, Any]:
+        """Builtins only: execnet refuses dataclasses, enums and paths."""
+        return asdict(self)
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> Self:
+        """The inverse of `to_payload`."""
+        record = payload["record"]
+        return cls(
+            **{
+                **payload,
+                "rows": tuple(map(Row.from_payload, payload["rows"])),
+                "notes": tuple(payload["notes"]),
+                "remarks": tuple(payload["remarks"]),
+                "checks": tuple(Check(**check) for check in payload["checks"]),
+                "gated": tuple(payload["gated"]),
+                "record": Baseline.from_payload(record) if record else None,
+            }
+        )
