@@ -1,4 +1,4 @@
-"""The gate on a genuine Ollama, through the plugin's own fixtures: recorded, held, regressed, not comparable."""
+"""The gate on a genuine Ollama, through the plugin's own fixtures: recorded, held, regressed, compared, checked."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_recorded_held_then_regressed_on_one_core_then_not_comparable(
 
     held = run(project)
     assert held.ret == 0
-    held.stdout.fnmatch_lines(["*total_throughput * 20 v 5 * held", "llmperf: 1 gated: 1 held"])
+    held.stdout.fnmatch_lines(["*total_throughput * 20 v * held", "llmperf: 1 gated: 1 held"])
 
     wrapper = project.path / "confined-ollama"
     wrapper.write_text(CONFINED.format(python=sys.executable, binary=str(genuine_ollama.binary)), "utf-8")
@@ -79,6 +79,7 @@ def test_recorded_held_then_regressed_on_one_core_then_not_comparable(
         [
             "llmperf: regressed: test_stack.py::test_two_agents",
             "*total_throughput * % worse * regressed",
+            "*second session * % worse * regressed",
             "*to accept these numbers: pytest test_stack.py::test_two_agents --llmperf-rebaseline",
         ]
     )
@@ -109,3 +110,35 @@ def test_a_model_that_is_not_in_the_store_says_which_store_and_what_to_type(
         ]
     )
     assert "ollama pull gemma3:4b" in result.stdout.str()
+
+
+ALONE = """
+import pytest
+
+@pytest.mark.llmperf(
+    scenario="single_agent", model="small", options={"num_thread": 1, "num_ctx": 512}, tokens=24, max_runs=5,
+    metrics=["total_throughput"], margins={"total_throughput": 0.4},
+)
+def test_alone(llmperf):
+"""
+
+
+def test_two_models_take_turns_on_servers_that_both_stay_loaded(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_stack=ALONE + "    sides = llmperf.compare(control={'model': 'medium'}, treatment={})\n"
+        "    llmperf.assert_faster(sides, by=0.2)\n"
+    )
+    result = run(project)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["*total_throughput * tok/s (control) * % better * by 20 % * 5 v 5 * held", "llmperf: 1 gated: 1 held"]
+    )
+
+
+def test_a_relay_slows_a_real_server_down_and_the_gate_notices(project: pytest.Pytester) -> None:
+    project.makepyfile(test_stack=ALONE + "    llmperf.check()\n")
+    result = run(project, "--llmperf-selfcheck", "--llmperf-sessions=3")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["test_stack.py::test_alone * total_throughput * 3 of 3 (37 .. 100 %) *", "llmperf: 1 checked against itself"]
+    )
