@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import pytest
 
-from pytest_llmperf import legal, limits, plan, policies, verdicts
+from pytest_llmperf import legal, limits, plan, policies, rules, verdicts
 from pytest_llmperf.case import Case
 from pytest_llmperf.comparison import Comparison
 from pytest_llmperf.docket import Docket
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.measuring import Measurement
-from pytest_llmperf.metrics import METRICS
 from pytest_llmperf.model import Baseline, Contention, LlmperfError, Spec
 from pytest_llmperf.outcome import Entry, Row
 
@@ -38,6 +37,8 @@ class Gate:
         Under `--llmperf-rebaseline` it measures that many sessions and looks at no baseline.
         """
         self._refuse_twice()
+        if self._case.settings.selfcheck and not self._case.spec.gated:
+            pytest.skip("llmperf: a test that gates no metric has nothing to check against itself")
         with self._docket.plainly():
             self._measurement.find_server()
             if self._case.spec.gated and self._judging:
@@ -52,14 +53,16 @@ class Gate:
         """Let two configurations take turns in one session; no baseline is needed.
 
         Each side is the mark with some words replaced: scenario, model, options, agents, topology, prompts, tokens.
-        Runs are taken when `assert_faster` and `assert_no_slower` need them.
+        Both sides have the runs of the first look then; `assert_faster` and `assert_no_slower` take more as they need.
         """
         if not self._judging:
             pytest.skip("llmperf: a comparison has no baseline to record or to check")
         self._refuse_twice()
+        self._refuse_comparison()
         with self._docket.plainly():
             sides = self._sides("control", control), self._sides("treatment", treatment)
             comparison = self._measurement.compare(*sides)
+            comparison.take(plan.looks(self._case.spec.max_runs)[0])
         self._docket.comparison = comparison
         return comparison
 
@@ -97,8 +100,8 @@ class Gate:
         self._judge(measured, contention=self._case.spec.contention or Contention())
 
     def assert_policies(self, measured: Measured) -> None:
-        """Every level of the mark's policies that applies to how this test deploys its agents."""
-        self._judge(measured, policies_too=True)
+        """Every level of the mark's policies that applies to how this test deploys its agents, contention included."""
+        self._judge(measured, policies_too=True, contention=self._case.spec.contention)
 
     def assert_faster(self, comparison: Comparison, *, metric: str = "total_throughput", by: float = 0.0) -> None:
         """Held if the lower bound of the treatment's gain over the control reaches `by`; fails if it does not.
@@ -139,18 +142,11 @@ class Gate:
                 "measured, never judged; end the test with llmperf.check() instead of measure(), "
                 "or call assert_no_regression, assert_throughput, assert_ttft or assert_efficiency",
             )
-        if self._docket.measured and (missed := [name for name in self._limits() if name not in self._docket.judged]):
+        if self._docket.measured and (
+            missed := [name for name in rules.limits_of(self._case.spec) if name not in self._docket.judged]
+        ):
             self._docket.fail("invalid", f"never judged: the mark's {', '.join(missed)}; llmperf.check() judges all")
         self._docket.refuse()
-
-    def _limits(self) -> Iterator[str]:
-        """The limits that the mark declares, by the names under which they are noted as judged."""
-        spec = self._case.spec
-        yield from (f"floor for {metric}" for metric in spec.floors)
-        if spec.policies:
-            yield "policies"
-        if spec.contention:
-            yield "contention"
 
     def settle(self) -> None:
         """Keep the evidence of a test that did not hold, while its servers' logs exist; one that held keeps none."""
@@ -196,7 +192,7 @@ class Gate:
         if policies_too:
             rows += self._against_policies(measured)
         if contention and self._judging:
-            rows.append(limits.against_contention(contention, measured))
+            rows.append(limits.against_contention(contention, measured, self._baseline))
         return self._docket.add(rows, *names)
 
     def _against_baseline(self, measured: Measured, metrics: Sequence[str]) -> list[Row]:
@@ -228,14 +224,15 @@ class Gate:
                 "invalid", "measured twice; a test is one measurement: use @pytest.mark.parametrize for more"
             )
 
+    def _refuse_comparison(self) -> None:
+        """What could only end undecided, or unjudged."""
+        for mistake in rules.uncomparable(self._case.spec):
+            self._docket.fail("invalid", mistake)
+
     def _refuse_claim(self, comparison: Comparison, metric: str, by: float) -> None:
         if comparison is not self._docket.comparison:
             self._docket.fail(
                 "invalid", "the helpers judge what this test's own llmperf.compare() returned, nothing else"
             )
-        for mistake in legal.WORDS["metrics"].mistakes("metric", [metric]):
+        for mistake in rules.unclaimable(metric, by):
             self._docket.fail("invalid", mistake)
-        below = 1.0 if METRICS[metric].scale == "ratio" and METRICS[metric].better == "lower" else float("inf")
-        if not (legal.is_number(by) and 0 <= by < below):
-            words = "a fraction from 0 up (0.15 for 15 %)" if METRICS[metric].scale == "ratio" else "a number from 0 up"
-            self._docket.fail("invalid", f"assert_faster: by must be {words}{' below 1' * (below == 1)}, not {by!r}")

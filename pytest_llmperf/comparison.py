@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pytest_llmperf import ollama
 from pytest_llmperf.identity import Conditions
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.model import InvalidRunError, LlmperfError, Session
@@ -39,6 +40,8 @@ class Comparison:
         self._load()
         for bench in self._benches:
             bench.warm_up()
+        for bench in self._benches:  # in turns, like the runs
+            bench.discard()
 
     @property
     def control(self) -> Measured:
@@ -86,9 +89,11 @@ class Comparison:
             there = [*_held(control)]
             if not there or not _OUT_OF_MEMORY.search(str(error)):
                 raise
-            loaded = f"control holds {_gb(sum(one.size for one in there))} ({', '.join(map(str, there))})"
-            beside = "loading the treatment beside it failed"
-            raise LlmperfError(f"{_CROWDED}: {loaded}, and {beside}; {_REMEDY}\n{error}") from error
+            held = sum(one.size for one in there)
+            need = f"together they need at least {_gb(held + sum(_weights(treatment)))}"
+            loaded = f"the control holds {_gb(held)} ({', '.join(map(str, there))})"
+            said = f"{_CROWDED}: {need}, {loaded}, and loading the treatment failed; {_REMEDY}\n{error}"
+            raise LlmperfError(said) from error
         _refuse_crowded([*_held(control), *_held(treatment)])
 
 
@@ -110,6 +115,14 @@ def _held(bench: Bench) -> Iterator[Held]:
         for entry in loaded:
             name, size, on_gpu = str(entry["name"]), int(entry.get("size", 0)), int(entry.get("size_vram", 0))
             yield Held(instance.name, name, size, on_gpu, forced=bool(forced & {name, name.removesuffix(":latest")}))
+
+
+def _weights(bench: Bench) -> Iterator[int]:
+    """Bytes of the weights of each model on each instance: what a load takes at least."""
+    pairs = {(bench.instance_of(number), agent.model) for number, agent in enumerate(bench.spec.agents)}
+    for instance, model in pairs:
+        with instance.control() as control:
+            yield int(ollama.digest_of(model, control.models(), instance.store).get("size", 0))
 
 
 def _refuse_crowded(held: list[Held]) -> None:

@@ -14,7 +14,7 @@ from pytest_llmperf.case import Case, NoBaselineError
 from pytest_llmperf.comparison import Comparison
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.model import FAILING, LlmperfError, Verdict
-from pytest_llmperf.outcome import Check, Entry, Row, verdict_of, weighs
+from pytest_llmperf.outcome import Check, Entry, Row, verdict_of, weighing
 from pytest_llmperf.report import failure
 
 
@@ -50,7 +50,7 @@ class Docket:
 
     def refuse(self) -> None:
         """Fail the test if anything that was judged fails one."""
-        if not any(_fails(row, self._case.settings.inconclusive) for row in self.rows):
+        if not any(_fails(row, self._case.settings.inconclusive) for row in weighing(self.rows)):
             return
         text = failure.judged(
             self._case.test,
@@ -142,13 +142,13 @@ def _fails(row: Row, policy: str) -> bool:
         return row.verdict in FAILING
     if row.policy == "faster":
         return True
-    return weighs(row) and (policy == "fail" or (policy == "fail-if-worse" and row.worse_twice))
+    return policy == "fail" or (policy == "fail-if-worse" and row.worse_twice)
 
 
 def _policy(rows: Sequence[Row], policy: str) -> Iterator[str]:
     """Why an inconclusive test fails, where nothing worse does it."""
     if any(row.verdict in FAILING for row in rows):
         return
-    if undecided := [row.metric for row in rows if row.policy != "faster" and _fails(row, policy)]:
+    if undecided := [row.metric for row in weighing(rows) if row.policy != "faster" and _fails(row, policy)]:
         why = " (estimated beyond the margin in two sessions)" if policy == "fail-if-worse" else ""
         yield f"llmperf_inconclusive = {policy} makes {', '.join(undecided)} fail the test{why}"

@@ -91,9 +91,9 @@ def judge(  # noqa: PLR0913  # one keyword per term of the rule
     base = [rule.transformed(f"sessions[{i}]", values) for i, values in enumerate(sessions)]
     found = _estimate(rule, base, rule.transformed("candidate", candidate))
     found = replace(found, verdict=_verdict(found.change, found.low, found.high, rule.delta))
-    if found.reason or found.verdict != "inconclusive":
+    if found.verdict != "inconclusive":
         return found
-    return replace(found, reason=advice.undecided(found))
+    return replace(found, reason="; ".join(said for said in (advice.undecided(found), found.reason) if said))
 
 
 def judge_gain(  # noqa: PLR0913  # one keyword per term of the rule
@@ -119,8 +119,9 @@ def judge_gain(  # noqa: PLR0913  # one keyword per term of the rule
     )
     gain = by if scale == "diff" else math.log1p(by) if better == "higher" else -math.log1p(-by)
     found = _estimate(rule, [rule.transformed("control", control)], rule.transformed("treatment", treatment))
-    verdict: Verdict = "held" if found.high <= -gain else "regressed" if found.low > -gain else "inconclusive"
-    return replace(found, verdict=verdict, margin=0.0)
+    shown = found.high <= -gain if gain else found.high < 0  # equal sides are not faster
+    verdict: Verdict = "held" if shown else "regressed" if found.low > -gain else "inconclusive"
+    return replace(found, verdict=verdict, margin=0.0, catches80=math.inf)
 
 
 def _estimate(rule: _Rule, base: Sequence[Sequence[float]], runs: Sequence[float]) -> Judgement:

@@ -70,7 +70,7 @@ class Ledger:
 
     def _missing(self) -> str | None:
         require = self._settings.require
-        if require is None or self._collecting or self._settings.rebaseline:
+        if require is None or self._collecting or self._settings.rebaseline or self._settings.selfcheck:
             return None
         from pytest_llmperf.model import JUDGED
 

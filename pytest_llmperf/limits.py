@@ -6,18 +6,18 @@ Pure: no pytest, no clock, no file.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
+from pytest_llmperf import policies, triggers
 from pytest_llmperf.gate import judge_floor
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.metrics import METRICS
-from pytest_llmperf.model import Contention, Verdict
-from pytest_llmperf.outcome import Row
+from pytest_llmperf.model import Baseline, Contention, Session, Spec, Verdict
+from pytest_llmperf.outcome import UNREPORTED, Row
 from pytest_llmperf.policies import Level
 from pytest_llmperf.stats import clean_runs, clopper_pearson
-
-_UNREPORTED = "no run gave a value; it may need several agents, or this server may not report it"
 
 
 def against_floor(metric: str, measured: Measured, floor: float) -> Row:
@@ -25,7 +25,7 @@ def against_floor(metric: str, measured: Measured, floor: float) -> Row:
     entry, values = METRICS[metric], measured.series(metric)
     row = Row(metric=metric, verdict="invalid", against="floor", margin=floor, runs=len(values))
     if not values:
-        return replace(row, reason=_UNREPORTED)
+        return replace(row, reason=UNREPORTED)
     if odd := [value for value in values if not math.isfinite(value)]:
         return replace(row, reason=f"a run has {odd[0]:g} {entry.unit}, which is no measured value")
     found = judge_floor(values, better=entry.better, floor=floor)
@@ -41,6 +41,19 @@ def against_floor(metric: str, measured: Measured, floor: float) -> Row:
         sharper=found.sharper,
         reason=found.reason,
     )
+
+
+def decided(spec: Spec, session: Session) -> bool:
+    """Whether a session that has reached a look tells of every floor and level which side of it the location is on."""
+    levels = [level for name in spec.policies for level in policies.levels(name, spec)]
+    floors = [*spec.floors.items(), *((level.metric, level.critical) for level in levels)]
+    return all(_told(session.series(metric), metric, floor) for metric, floor in floors)
+
+
+def _told(values: Sequence[float], metric: str, floor: float) -> bool:
+    if not values or not all(map(math.isfinite, values)):
+        return True  # more runs would not help
+    return judge_floor(values, better=METRICS[metric].better, floor=floor).verdict != "inconclusive"
 
 
 def against_level(policy: str, level: Level, measured: Measured) -> Row:
@@ -65,13 +78,16 @@ def judge_rate(events: int, runs: int, contention: Contention) -> tuple[Verdict,
     return verdict, low, high
 
 
-def against_contention(contention: Contention, measured: Measured) -> Row:
+def against_contention(contention: Contention, measured: Measured, baseline: Baseline | None = None) -> Row:
     """The share of contended runs in %, judged on its exact bounds; `margin` is the limit.
 
-    Invalid where no run could be called contended or not: without the ttft of a baseline, or for a single agent.
+    Invalid where no run could be called contended or not: without the ttft of a baseline, or for a single agent; not
+    comparable where the baseline is not.
     """
     flags = measured.series("contention_rate")
     row = Row(metric="contention_rate", verdict="invalid", against="floor", margin=contention.limit, runs=len(flags))
+    if not flags and baseline and triggers.fired(baseline.conditions, measured.conditions):
+        return replace(row, verdict="not comparable", reason="a contended run is told by the baseline's ttft")
     if not flags:
         return replace(row, reason=_untold(contention))
     events = sum(map(bool, flags))

@@ -120,9 +120,6 @@ def spec_of(item: pytest.Item) -> Spec:
 SIDE_WORDS = ("scenario", "model", "options", "agents", "topology", "prompts", "tokens", "warmup_requests", "solo_runs")
 """What the two sides of a comparison may differ in; how they are judged is the mark's alone."""
 
-LIMIT_WORDS = frozenset({"floors", "policies", "contention"})
-"""A comparison is not held to them, so a side may be what they were not stated for."""
-
 
 def side_of(item: pytest.Item, side: str, words: Mapping[str, object]) -> Spec:
     """The spec of one side of a comparison: the item's marks with these words over them.
@@ -138,8 +135,7 @@ def side_of(item: pytest.Item, side: str, words: Mapping[str, object]) -> Spec:
             mistakes += [f"{where}: {text}" for text in WORDS[word].mistakes(word, value)]
         else:
             mistakes.append(f"{where} has no {unknown(word, SIDE_WORDS, 'a side takes')}")
-    of_mark = {word: value for word, value in _merged(_layers(item)).items() if word not in LIMIT_WORDS}
-    merged = {**of_mark, **words}
+    merged = {**_merged(_layers(item)), **words}
     if mistakes := mistakes or [f"{where}: {text}" for text in contradictions(merged, set())]:
         raise LlmperfError("\n".join(mistakes))
     return spec(merged)

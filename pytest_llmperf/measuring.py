@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from pytest_llmperf import baseline as files
-from pytest_llmperf import identity, ollama, plan, selfcheck, triggers, verdicts
+from pytest_llmperf import identity, limits, ollama, plan, selfcheck, triggers, verdicts
 from pytest_llmperf.case import Case
 from pytest_llmperf.comparison import Comparison
 from pytest_llmperf.instances import Fleet
@@ -52,15 +52,15 @@ class Measurement:
         settings, spec, fleet = self._case.settings, self._case.spec, self.find_server()
         if settings.rebaseline:
             files.check_root(settings.baselines, writing=True)
-        bench = Bench(spec, self._fixture("ollama_instances"), _usual_ttft(against))
+        bench = Bench(spec, self._fixture("ollama_instances"))
         conditions = bench.conditions()
         comparable = against if against and not triggers.fired(against.conditions, conditions) else None
+        bench.usual_ttft = _usual_ttft(comparable)
         brief = (min(plan.SESSION_RUNS, spec.max_runs),)
-        if comparable:
-            decided = partial(verdicts.enough, spec, baseline=comparable)
-            sessions = [bench.session(plan.looks(spec.max_runs), decided)]
+        if settings.rebaseline or (spec.gated and not comparable):
+            sessions = [bench.session(brief)]
         else:
-            sessions = [bench.session(brief if spec.gated else (spec.max_runs,))]
+            sessions = [bench.session(plan.looks(spec.max_runs), partial(self._decided, comparable))]
         while len(sessions) < self._sessions(sessions[0], comparable):
             fleet.new_session()
             sessions.append(bench.session(brief))
@@ -78,18 +78,24 @@ class Measurement:
         instances = self._fixture("ollama_instances")
         bench = Bench(spec, instances)
         conditions = bench.conditions()
+        factors = selfcheck.factors(spec)
         unchanged, slowed = list[Session](), list[Session]()
         while len(unchanged) < self._case.settings.sessions:
             if unchanged:
                 fleet.new_session()
             unchanged.append(bench.session((spec.max_runs,)))
-            relayed = Bench(spec, instances, addresses=fleet.relayed(*selfcheck.factors(spec)))
-            slowed.append(relayed.session((spec.max_runs,)))
+            if factors != selfcheck.NO_SLOWER:
+                relayed = Bench(spec, instances, addresses=fleet.relayed(*factors))
+                slowed.append(relayed.session((spec.max_runs,)))
         return self._measured(conditions, unchanged), selfcheck.check(spec, unchanged, slowed)
 
     def _side(self, fleet: Fleet, side: str, spec: Spec) -> Bench:
         servers = len(spec.agents) if spec.topology == "dedicated" else 1
         return Bench(spec, [fleet.start(f"{side}{number}") for number in range(1, servers + 1)])
+
+    def _decided(self, comparable: Baseline | None, session: Session) -> bool:
+        spec = self._case.spec
+        return limits.decided(spec, session) and (not comparable or verdicts.enough(spec, session, comparable))
 
     def _sessions(self, first: Session, comparable: Baseline | None) -> int:
         if self._case.settings.rebaseline:

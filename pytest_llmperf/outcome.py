@@ -13,6 +13,8 @@ from pytest_llmperf.model import Baseline, Sharper, Verdict, worst
 
 Against = Literal["baseline", "floor", "control"]
 
+UNREPORTED = "no run gave a value; it may need several agents, or this server may not report it"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -53,17 +55,17 @@ class Row:
 
 
 def verdict_of(rows: Sequence[Row]) -> Verdict | None:
-    """The verdict of a test: the worst of its rows, None without one.
+    """The verdict of a test: the worst of the rows that have a say, None without one."""
+    return worst([row.verdict for row in weighing(rows)]) if rows else None
 
-    A share of contended runs that so few runs can't tell is shown and does not count: 5 clean runs allow for 45 %.
+
+def weighing(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows that have a say in their test's verdict.
+
+    A share of contended runs that so few runs can't tell is shown beside others and does not count: 5 clean runs allow
+    for 45 %.
     """
-    verdicts = [row.verdict for row in rows if weighs(row)] or [row.verdict for row in rows]
-    return worst(verdicts) if verdicts else None
-
-
-def weighs(row: Row) -> bool:
-    """Whether a row has a say in its test's verdict."""
-    return not (row.metric == "contention_rate" and row.verdict == "inconclusive")
+    return [row for row in rows if (row.metric, row.verdict) != ("contention_rate", "inconclusive")] or rows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,9 @@ LOOKS = (5, 7, 10)
 SESSION_RUNS = 5
 """Kept runs of a session that is recorded, or that confirms: more of them in one session never cure its offset."""
 
+PAIRED_RUNS = 3
+"""The fewest runs a side that have a bound at level .05: of C(6, 3) = 20 orders one is the worst."""
+
 WELL_BELOW = 0.55
 """At .5 noise of 1.2 margins takes 63.4 % of the runs of a fixed 10 at the same power; at .55 it is 62.8 %, at .7 power
 falls by two points (benchmarks/decision_rule.md)."""

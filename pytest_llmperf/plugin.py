@@ -56,6 +56,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
         yield
         if gate:
             gate.finish()
+    except (pytest.skip.Exception, pytest.xfail.Exception):
+        if gate:
+            gate.finish()  # skipping is no way past what was measured
+        raise
     finally:
         if gate:
             gate.settle()

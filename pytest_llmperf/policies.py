@@ -7,7 +7,7 @@ shared server at these levels. Their levels of VRAM, temperature, error rate and
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from pytest_llmperf.model import Contention, Spec
@@ -75,9 +75,11 @@ def levels(name: str, spec: Spec) -> list[Level]:
 
 
 def contention(spec: Spec) -> Contention | None:
-    """What the first of a test's policies says of contended runs, None where that wasn't stated for its deployment."""
-    stated = (POLICIES[name].contention for name in spec.policies if deployment(spec) == DUAL)
-    return next(stated, None)
+    """The strictest of what a test's policies say of contended runs; None for a deployment they weren't stated for."""
+    stated = [POLICIES[name].contention for name in spec.policies if deployment(spec) == DUAL]
+    if not stated:
+        return None
+    return replace(stated[0], target=min(one.target for one in stated), limit=min(one.limit for one in stated))
 
 
 def deployment(spec: Spec) -> str:

@@ -25,7 +25,8 @@ REPLACED_ALLOWED = 0.2
 class Bench:
     """Instances with a workload on them, ready to be measured session by session.
 
-    `addresses` are where the agents send their requests, if not straight to the instances.
+    `usual_ttft` is the baseline's in ms, by which a run is called contended; None without one. `addresses` are where
+    the agents send their requests, if not straight to the instances.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class Bench:
         usual_ttft: float | None = None,
         addresses: Sequence[str] = (),
     ) -> None:
-        self.spec, self.instances, self._usual_ttft, self._addresses = spec, instances, usual_ttft, addresses
+        self.spec, self.instances, self.usual_ttft, self._addresses = spec, instances, usual_ttft, addresses
         token = secrets.token_hex(3)
         # a prompt cache matches from the first byte on: a prefix that no server has seen keeps it out
         self._nonces = (f"[{token}-{number}]" for number in count(1))
@@ -67,6 +68,7 @@ class Bench:
         """
         self.load()
         self.warm_up()
+        self.discard()
         for runs in looks:
             while self.kept < runs:
                 self.step(looks[0])
@@ -80,13 +82,17 @@ class Bench:
             self._load_s = max(self._loading(number, agent) for number, agent in enumerate(self.spec.agents))
 
     def warm_up(self) -> None:
-        """The warm-up requests and one whole run that is discarded; a new session's runs begin after it."""
+        """The warm-up requests; a new session's runs begin after them."""
         self._solo, self._taken = [], []
         with self._blamed():
             for number, agent in enumerate(self.spec.agents):
                 brief = replace(agent, prompts=agent.prompts[:1], tokens=WARMUP_TOKENS)
                 for _ in range(self.spec.warmup_requests):
                     run(self._work({number: brief}), self._nonces)
+
+    def discard(self) -> None:
+        """One whole run that is recorded and counts for nothing: TR116's first runs are out of line in every group."""
+        with self._blamed():
             self._discarded = [run(self._work(self._all()), self._nonces)]
 
     def step(self, over: int = SESSION_RUNS) -> None:
@@ -107,7 +113,7 @@ class Bench:
     def so_far(self) -> Session:
         """The session up to now."""
         contention = self.spec.contention or Contention()
-        reference = Reference(tuple(self._solo), self._usual_ttft, contention.contended)
+        reference = Reference(tuple(self._solo), self.usual_ttft, contention.contended)
         samples = [sample(run, reference, kept=False) for run in self._discarded]
         for taken in self._taken:
             found = sample(taken.run, reference, kept=not taken.cause) if taken.run else Sample({}, kept=False)
@@ -138,7 +144,8 @@ class Bench:
         first = attempt(work, self._nonces)
         if first.run and not first.cause:
             return first.run
-        self._taken.append(first)
+        alone = f"{', '.join(agent.name for agent, _ in work)} alone: " if len(agents) < len(self.spec.agents) else ""
+        self._taken.append(replace(first, cause=alone + first.cause))
         second = attempt(work, self._nonces)
         if second.run and (second.short or not second.cause):
             return second.run

@@ -25,9 +25,7 @@ def on_runs(metrics: Sequence[str], sessions: Mapping[str, Session]) -> list[str
 
 
 def _on_session(metrics: Sequence[str], where: str, session: Session) -> Iterator[str]:
-    for run, sample in enumerate(session.samples):
-        if sample.cause:
-            yield f"{where}: run {run} was replaced: {sample.cause}"
+    yield from (f"{where}: a run was replaced: {sample.cause}" for sample in session.samples if sample.cause)
     series = {metric: _better_up(metric, session) for metric in metrics}
     if cold := [metric for metric, values in series.items() if cold_start(values)]:
         yield (
@@ -76,7 +74,7 @@ def _on_metric(metric: str, spec: Spec, recorded: Baseline) -> Iterator[str]:
     seen, margin = _amount(metric, typical, power), _amount(metric, typical, typical.margin)
     yield (
         f"warning: {metric}: this baseline would only catch a worsening of about {seen} at a margin of {margin}"
-        f"{' and can never decide' * never}; more {typical.sharper} may help; {remedy}"
+        f"{' and can never decide' * never}; more {'sessions' if never else typical.sharper} may help; {remedy}"
     )
 
 

@@ -5,16 +5,21 @@ Standard library only. Every rule gets words that are free of mistakes of their 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pytest_llmperf import policies
-from pytest_llmperf.legal import FLOOR_RUNS, WORDS
-from pytest_llmperf.metrics import default_gated
+from pytest_llmperf.legal import FLOOR_RUNS, WORDS, is_number, shown, unknown
+from pytest_llmperf.metrics import METRICS, default_gated, gateable
 from pytest_llmperf.model import Agent, Contention, Spec, Workload
+from pytest_llmperf.plan import PAIRED_RUNS
 
 PROMPT = "Explain in detail how a bicycle stays upright while it is ridden and why it falls over when it stands still."
+BLIND = frozenset({"overlap_efficiency", "speedup"})
+"""They measure how evenly the agents end, not how soon."""
+
 OF_SEVERAL = frozenset({"overlap_efficiency", "parallel_efficiency", "speedup"})
 
 Words = Mapping[str, Any]
@@ -112,6 +117,15 @@ def _measurable(words: Words) -> Iterator[str]:
         yield "parallel_efficiency compares with solo runs: solo_runs must be at least 1 (3 by default), not 0"
 
 
+def _gates_the_pace(words: Words) -> Iterator[str]:
+    gated = _gated(words)
+    if gated and BLIND.issuperset(gated):
+        yield (
+            f"metrics: {' and '.join(gated)} alone can't see a slowdown that hits all agents alike; "
+            "list total_throughput or ttft too"
+        )
+
+
 def _gates_something(words: Words) -> Iterator[str]:
     limited = words.get("floors") or words.get("policies") or "contention" in words
     if "metrics" in words and not words["metrics"] and not limited:
@@ -166,6 +180,7 @@ RULES: Sequence[tuple[str, Callable[[Words], Iterator[str]]]] = (
     ("scenario agents model options", _contrast),
     ("scenario agents metrics floors solo_runs", _measurable),
     ("metrics floors policies contention", _gates_something),
+    ("scenario agents metrics", _gates_the_pace),
     ("max_runs", _runs_of_floors),
     ("scenario agents topology policies", _stated_for_others),
     ("contention", _target_below_limit),
@@ -194,3 +209,29 @@ def spec(words: Words) -> Spec:
         **{word: words[word] for word in as_given if word in words},
     )
     return replace(found, contention=_contention(words) or policies.contention(found))
+
+
+def limits_of(spec: Spec) -> list[str]:
+    """The limits that a mark declares, by the names under which they are noted as judged."""
+    floors = [f"floor for {metric}" for metric in spec.floors]
+    return floors + ["policies"] * bool(spec.policies) + ["contention"] * (spec.contention is not None)
+
+
+def uncomparable(spec: Spec) -> Iterator[str]:
+    """Why a test with this mark can't compare two sides."""
+    if spec.max_runs < PAIRED_RUNS:
+        yield f"a comparison needs max_runs of at least {PAIRED_RUNS}, not {spec.max_runs}"
+    if declared := limits_of(spec):
+        yield f"a comparison is not held to limits: take the {', '.join(declared)} off this test's mark"
+
+
+def unclaimable(metric: object, by: object) -> Iterator[str]:
+    """What is wrong with the words of a claim that one side is faster."""
+    if not isinstance(metric, str) or metric not in gateable():
+        yield f"assert_faster: metric has no {unknown(metric, gateable(), 'metrics that can be compared are')}"
+        return
+    entry = METRICS[metric]
+    below_1 = entry.scale == "ratio" and entry.better == "lower"
+    if not (is_number(by) and 0 <= float(by) < (1 if below_1 else math.inf)):  # type: ignore[arg-type]
+        legal = "a fraction from 0 up (0.15 for 15 %)" if entry.scale == "ratio" else "a number from 0 up"
+        yield f"assert_faster: by must be {legal}{' below 1' * below_1}, not {shown(by)}"

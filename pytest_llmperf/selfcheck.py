@@ -19,6 +19,9 @@ from pytest_llmperf.outcome import Check, Row
 from pytest_llmperf.stats import session_deviation
 
 _BY_FIRST, _BY_REST = frozenset({"ttft", "ttft_p95"}), frozenset({"total_throughput", "makespan", "itl_p50"})
+NO_SLOWER = (1.0, 1.0)
+"""The factors where no gated metric can be slowed down."""
+
 _MOVED = _BY_FIRST | _BY_REST
 """What a client sees of a slower server; what the server says of itself, a relay can't change."""
 
@@ -55,7 +58,8 @@ def check(spec: Spec, unchanged: Sequence[Session], slowed: Sequence[Session]) -
         )
         for metric in spec.gated
     ]
-    return [*of_metrics, Check(metric="", trials=len(calm), alarms=_red(calm), noticed=_red(late))]
+    whole = Check(metric="", trials=len(calm), alarms=_red(calm), noticed=_red(late) if late else None)
+    return [*of_metrics, whole]
 
 
 def _trial(spec: Spec, unchanged: Sequence[Session], candidates: Sequence[Session], i: int) -> Trial:

@@ -16,10 +16,9 @@ from pytest_llmperf.judgement import Judgement
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.metrics import METRICS, Metric
 from pytest_llmperf.model import Baseline, Session, Spec
-from pytest_llmperf.outcome import Against, Row
+from pytest_llmperf.outcome import UNREPORTED, Against, Row
 
 _NEW = "new metric: the baseline was recorded without it and can never decide; record it anew with --llmperf-rebaseline"
-_UNREPORTED = "no run gave a value; it may need several agents, or this server may not report it"
 MISSING_ALLOWED = 0.2
 """A metric that more of the runs have no value for is not judged."""
 
@@ -94,7 +93,13 @@ def _contrast(
     control, treatment = sides
     for side, session in (("control", control), ("treatment", treatment)):
         if reason := unusable(METRICS[metric], session, ()):
-            return Row(metric=metric, verdict="invalid", against="control", reason=f"{side}: {reason}"), None
+            reason += "; list metrics= that both sides have" * (not session.series(metric))
+            return Row(
+                metric=metric,
+                verdict="invalid",
+                against="control",
+                reason=f"{side}: {reason}",
+            ), None
     base = control.series(metric)
     found = rule(base, treatment.series(metric))
     return described(metric, found, treatment, [base], against="control"), found
@@ -115,7 +120,7 @@ def unusable(metric: Metric, session: Session, base: Sequence[Sequence[float]]) 
     values, kept = session.series(metric.name), sum(sample.kept for sample in session.samples)
     if not values:
         disappeared = "the metric disappeared: the baseline has it and " if base else ""
-        return disappeared + _UNREPORTED
+        return disappeared + UNREPORTED
     if kept - len(values) > MISSING_ALLOWED * kept:
         return f"{kept - len(values)} of {kept} runs gave no value, more than {MISSING_ALLOWED:.0%} of them"
     pooled = [value for one in base for value in one]

@@ -46,7 +46,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     return Watch(monkeypatch)
 
 
-WARM_UP = ["a", "a", "a", "a", "b", "b", "b", "b"]
+WARM_UP = ["a", "a", "a", "b", "b", "b", "a", "b"]
 
 
 def test_the_sides_take_turns_in_abba_order(compare: Compare, watch: Watch) -> None:
@@ -111,8 +111,8 @@ def test_sides_that_only_fit_in_part_are_refused_with_the_memory_they_need(compa
 
 def test_sides_whose_layers_do_not_fit_are_refused_with_what_is_loaded(compare: Compare, watch: Watch) -> None:
     said, _, cause = refused(compare, workload("a"), workload("b", LLAMA, num_gpu=33), "6").partition("\n")
-    loaded = "control holds 3.4 GB (control1 gemma3:4b-it-q4_K_M 3.4 GB)"
-    assert said == f"{loaded}, and loading the treatment beside it failed; {REMEDY}"
+    need = "together they need at least 8.1 GB, the control holds 3.4 GB (control1 gemma3:4b-it-q4_K_M 3.4 GB)"
+    assert said == f"{need}, and loading the treatment failed; {REMEDY}"
     assert "/api/generate answered 500: llama-server process has terminated: " in cause
     assert "out of memory" in cause
     assert not watch.agents

@@ -125,10 +125,10 @@ def test_a_failure_says_what_is_worth_knowing_of_its_runs(tmp_path: Path) -> Non
     replaced = Sample({"ttft": 900.0}, kept=False, cause="the model stopped early (3 of 48 tokens)")
     found.measured = measured(Session((*RUNS.samples, replaced), 0.5), RUNS)
     lines = failing(found, REGRESSED)
-    assert "  session 1: run 3 was replaced: the model stopped early (3 of 48 tokens)" in lines
+    assert "  session 1: a run was replaced: the model stopped early (3 of 48 tokens)" in lines
     entry = found.entry(passed=False)
     assert entry is not None
-    assert entry.remarks == ("session 1: run 3 was replaced: the model stopped early (3 of 48 tokens)",)
+    assert entry.remarks == ("session 1: a run was replaced: the model stopped early (3 of 48 tokens)",)
 
 
 def test_opposite_directions_are_a_note(tmp_path: Path) -> None:

@@ -155,7 +155,8 @@ def test_too_few_interleaved_runs_say_how_many_it_takes_of_each(looks: int, leas
 @pytest.mark.parametrize("session_sd", [0.0, 1.0])
 def test_constant_runs_on_both_sides_are_suspicious(candidate: float, session_sd: float) -> None:
     found = diff([[50] * 5], [candidate] * 5, 2, session_sd=session_sd)
-    assert found.reason == "no run-to-run variation: mocked or cached server?"
+    assert found.reason.split("; ")[-1] == "no run-to-run variation: mocked or cached server?"
+    assert ("; " in found.reason) == (found.verdict == "inconclusive"), "and why it can't decide"
 
 
 def test_one_run_a_side_is_not_called_constant() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import time
@@ -102,6 +103,7 @@ def test_a_session_can_be_taken_step_by_step(bench_of: Measure) -> None:
     bench = bench_of(spec(workload("a")))
     bench.load()
     bench.warm_up()
+    bench.discard()
     assert bench.kept == 0
     assert causes(bench.so_far()) == ["discarded"]
     bench.step()
@@ -167,8 +169,9 @@ def test_a_solo_run_that_the_server_refuses_is_replaced_too(bench_of: Measure, w
 
 def test_a_run_in_which_the_model_is_loaded_is_replaced(bench_of: Measure) -> None:
     session = bench_of(spec(workload("a")), "speed=20,fault=reload").session((5,))
-    loaded = "the server loaded the model during the run (1.5 s)"
-    assert causes(session) == ["discarded", *["kept"] * 4, loaded, "kept"]
+    assert causes(session)[:5] == ["discarded", *["kept"] * 4]
+    assert re.fullmatch(r"the server loaded the model during the run \(1\.\d s\)", causes(session)[5])
+    assert causes(session)[6:] == ["kept"]
     assert session.samples[5].values["load_time"] > 1500
     assert max(session.series("load_time")) < 1000
 
@@ -264,6 +267,7 @@ def test_a_run_whose_connection_breaks_is_not_tried_again(bench_of: Measure, wat
     bench = bench_of(spec(workload("a")))
     bench.load()
     bench.warm_up()
+    bench.discard()
     bench.instances[0].stop()
     with pytest.raises(InvalidRunError, match=r" does not answer: .*refused; a exited with code 0; the last lines"):
         bench.step()

@@ -200,10 +200,10 @@ def test_the_first_byte_of_the_body_comes_by_the_first_factor(relays: Relays) ->
 
 
 def test_later_bytes_come_by_the_other_factor(relays: Relays) -> None:
-    with serving(answering([0.2, CHUNKED + chunk(b"one\n"), 0.1, chunk(b"two\n") + END])) as url:
+    with serving(answering([0.2, CHUNKED + chunk(b"one\n"), 0.8, chunk(b"two\n") + END])) as url:
         came = arrivals(recorded(relays.start(url, rest=6)))
     assert came["one"] < 1.1, "it would be 1.2 by the other factor"
-    assert came["two"] > 1.7
+    assert came["two"] > 5.5
 
 
 def test_factors_of_one_delay_nothing(relays: Relays) -> None:

@@ -37,10 +37,10 @@ def test_a_replaced_run_is_listed_with_its_cause_and_session() -> None:
     runs = (discarded, Sample({"ttft": 400.0}), replaced, Sample({"ttft": 401.0}))
     calm = session(ttft=[400.0, 401])
     assert on_runs(("ttft",), {"session 1": calm, "session 2": Session(runs, 0.5)}) == [
-        "session 2: run 2 was replaced: the server loaded the model during the run (3.1 s)"
+        "session 2: a run was replaced: the server loaded the model during the run (3.1 s)"
     ]
     assert on_runs((), {"control": calm, "treatment": Session(runs, 0.5)}) == [
-        "treatment: run 2 was replaced: the server loaded the model during the run (3.1 s)"
+        "treatment: a run was replaced: the server loaded the model during the run (3.1 s)"
     ]
 
 
@@ -161,7 +161,7 @@ def test_points_are_named_in_the_metrics_unit() -> None:
     old = baseline(*[session(overlap_efficiency=[98, 88, 93, 83, 78])] * 2)
     (line,) = on_baseline(gating("overlap_efficiency", margins={"overlap_efficiency": 2.0}), old)
     seen, works = r"a worsening of about [\d.]+ points", r"margins={'overlap_efficiency': [\d.]+} would work"
-    assert re.search(f"{seen} at a margin of 2 points and can never decide; more runs may help; {works}$", line)
+    assert re.search(f"{seen} at a margin of 2 points and can never decide; more sessions may help; {works}$", line)
 
 
 def test_a_margin_that_no_mark_may_declare_is_not_named() -> None:

@@ -263,7 +263,7 @@ def test_the_summary_of_a_run() -> None:
     slow = replace(slow, remarks=("session 1: this is in the failure's text",))
     narrow = rows(replace(spec(), gated=("ttft",), margins={"ttft": 0.2}), under(BEFORE))
     never = replace(entry("inconclusive", "test_e.py::test_narrow"), rows=tuple(narrow))
-    never = replace(never, remarks=("session 1: run 3 was replaced: the model stopped early (3 of 48 tokens)",))
+    never = replace(never, remarks=("session 1: a run was replaced: the model stopped early (3 of 48 tokens)",))
     dead = replace(entry("invalid", "test_c.py::test_dead"), notes=("agent1 exited\nlast words",), passed=False)
     own = replace(entry(None, "test_d.py::test_own"), remarks=("warning: ttft: this baseline is weak",))
     entries = [quick, never, slow, dead, own]
@@ -282,10 +282,10 @@ def test_the_summary_of_a_run() -> None:
         invalid: test_c.py::test_dead: agent1 exited
         regressed: tests/test_chat.py::test_two_agents: a note
         test_e.py::test_narrow: inconclusive (ttft): can never decide, however many sessions are recorded: session offsets alone (+-27.1 %) reach the margin of 20 %; it takes a wider margin or steadier sessions
-        test_e.py::test_narrow: session 1: run 3 was replaced: the model stopped early (3 of 48 tokens)
+        test_e.py::test_narrow: session 1: a run was replaced: the model stopped early (3 of 48 tokens)
         test_d.py::test_own: warning: ttft: this baseline is weak
         test_b.py::test_quick improved; to tighten its baseline: pytest b --llmperf-rebaseline
-        llmperf: 4 gated: 1 improved, 1 inconclusive, 1 regressed, 1 invalid; 1 metric can never decide: record more sessions; 1 measured, not judged; 2 marked tests not measured
+        llmperf: 4 gated: 1 improved, 1 inconclusive, 1 regressed, 1 invalid; 1 metric can never decide; 1 measured, not judged; 2 marked tests not measured
         """  # noqa: E501
     )
 
@@ -331,12 +331,12 @@ CHECKED = replace(entry(None), checks=(Check(metric="", trials=6, alarms=0),))
         (
             [replace(entry("inconclusive"), rows=(NEVER, BETTER))],
             1,
-            "llmperf: 1 gated: 1 inconclusive; 1 metric can never decide: record more sessions",
+            "llmperf: 1 gated: 1 inconclusive; 1 metric can never decide",
         ),
         (
             [replace(entry("inconclusive"), rows=(NEVER, NEVER)), replace(entry("regressed"), rows=(NEVER,))],
             2,
-            "llmperf: 2 gated: 1 inconclusive, 1 regressed; 3 metrics can never decide: record more sessions",
+            "llmperf: 2 gated: 1 inconclusive, 1 regressed; 3 metrics can never decide",
         ),
         ([CHECKED], 2, "llmperf: 1 checked against itself; 1 marked test not measured"),
         ([CHECKED, CHECKED, entry(None)], 3, "llmperf: 2 checked against themselves; 1 measured, not judged"),

@@ -526,8 +526,8 @@ def test_a_claim_is_held_refuted_or_not_shown(
 @pytest.mark.parametrize(
     ("control", "treatment", "reason"),
     [
-        ([], around(100), f"control: no run gave a value; {NO_VALUE}"),
-        (around(100), [], f"treatment: no run gave a value; {NO_VALUE}"),
+        ([], around(100), f"control: no run gave a value; {NO_VALUE}; list metrics= that both sides have"),
+        (around(100), [], f"treatment: no run gave a value; {NO_VALUE}; list metrics= that both sides have"),
         ([0.0, 1, 1, 1, 1], around(100), f"control: a run has 0 ms, {SHARE}"),
         (around(100), [1.0, 1, 1, 1, NAN], "treatment: a run has nan ms, which is no measured value"),
     ],

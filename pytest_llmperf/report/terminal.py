@@ -48,7 +48,7 @@ def count(entries: Sequence[Entry], marked: int) -> str:
         f"{verdicts.total()} gated: {gated}" if gated else "",
         f"{sum(records)} recorded" if any(records) else "",
         f"{len(records) - sum(records)} not recorded" if not all(records) else "",
-        f"{never} metric{'s' * (never != 1)} can never decide: record more sessions" if never else "",
+        f"{never} metric{'s' * (never != 1)} can never decide" if never else "",
         f"{checked} checked against {'itself' if checked == 1 else 'themselves'}" if checked else "",
         f"{unjudged} measured, not judged" if unjudged else "",
         f"{idle} marked test{'s' * (idle != 1)} not measured" if idle > 0 else "",
