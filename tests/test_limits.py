@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_llmperf.limits import against_contention, against_floor, against_level, judge_rate
+from pytest_llmperf.limits import against_contention, against_floor, against_level, decided, judge_rate
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.metrics import METRICS
 from pytest_llmperf.model import Contended, Contention, Sample, Session, Verdict
 from pytest_llmperf.policies import POLICIES, Level
+from tests import builders
 from tests.builders import CONDITIONS, measured, session
 
 patient = settings(deadline=None, max_examples=80)
@@ -273,3 +274,29 @@ def test_runs_that_cannot_be_told_are_no_pass(contended: Contended, reason: str)
 def test_a_value_that_is_none_is_no_floor_held(odd: float) -> None:
     row = against_floor("ttft", measured(session(ttft=[100, 100, 100, 100, odd])), 500)
     assert (row.verdict, row.reason) == ("invalid", f"a run has {odd:g} ms, which is no measured value")
+
+
+@pytest.mark.parametrize(
+    ("floor", "told"),
+    [(500, True), (50, True), (100, False)],
+)
+def test_a_session_may_end_once_every_floor_and_level_is_told(floor: float, told: bool) -> None:
+    seen = session(ttft=around(100), overlap_efficiency=[99.0] * 5)
+    assert decided(replace(builders.spec(), floors={"ttft": floor}), seen) is told
+    held = replace(builders.spec(), floors={"ttft": 500}, policies=("appendix-h2",))
+    assert decided(held, seen)
+    level = replace(builders.spec(), policies=("appendix-h2",))
+    assert not decided(level, session(ttft=around(2000), overlap_efficiency=[99.0] * 5))
+
+
+def test_more_runs_would_not_tell_what_gives_no_value() -> None:
+    assert decided(replace(builders.spec(), floors={"speedup": 1.5}), session(ttft=around(100)))
+
+
+def test_a_contended_run_is_not_told_by_a_baseline_that_is_not_comparable() -> None:
+    seen = measured(session(ttft=around(100)))
+    recorded = builders.baseline(session(ttft=around(100)))
+    other = replace(recorded, conditions={**recorded.conditions, "agent.options.num_ctx": 1024})
+    assert against_contention(Contention(), seen, recorded).verdict == "invalid"
+    row = against_contention(Contention(), seen, other)
+    assert (row.verdict, row.reason) == ("not comparable", "a contended run is told by the baseline's ttft")

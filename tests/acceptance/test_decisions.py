@@ -335,13 +335,7 @@ def test_a_share_of_contended_runs_says_how_many_clean_runs_a_claim_takes(
     )
 
 
-def test_a_floor_that_five_runs_cannot_tell_takes_more(
-    project: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project.makepyfile(test_stack=LIMITED.replace("{limit}", 'floors={"ttft": 15.3}') + CHECK)
-    emulate(monkeypatch, noise=0.1)
-    said = run().stdout.str()
-    assert "at most 15.3 ms" in said
+def test_a_floor_that_five_runs_can_tell_takes_no_more(project: pytest.Pytester, run: Run) -> None:
     project.makepyfile(test_stack=LIMITED.replace("{limit}", 'floors={"ttft": 150}') + CHECK)
     run().stdout.fnmatch_lines(["*ttft * at most 150 ms * 5 * held"])
 
