@@ -247,8 +247,10 @@ CONTRADICTIONS = [
     ),
     (
         {**HOMO, "metrics": ["overlap_efficiency", "speedup"]},
-        "metrics: overlap_efficiency and speedup alone can't see a slowdown that hits all agents alike; "
-        "list total_throughput or ttft too",
+        (
+            "metrics: overlap_efficiency and speedup alone can't see a slowdown that hits all agents alike; "
+            "list total_throughput or ttft too"
+        ),
     ),
     ({**HOMO, "floors": {"ttft": 500}, "max_runs": 3}, "floors need max_runs of at least 5, not 3"),
     ({**HOMO, "policies": ["whitepaper"], "max_runs": 4}, "policies need max_runs of at least 5, not 4"),
