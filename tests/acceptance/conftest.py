@@ -16,7 +16,7 @@ from pytest_llmperf import Agent
 
 pytestmark = pytest.mark.llmperf(
     scenario="chimera_homo", model="gemma3:4b-it-q4_K_M", options={"num_ctx": 512},
-    tokens=16, warmup_requests=1, metrics=["total_throughput"], margins={"total_throughput": 0.25},
+    tokens=16, warmup_requests=1, solo_runs=0, metrics=["total_throughput"], margins={"total_throughput": 0.25},
 )
 
 """

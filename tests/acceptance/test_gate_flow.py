@@ -283,13 +283,13 @@ def test_the_helpers_judge_what_they_name(project: pytest.Pytester, run: Run) ->
     assert 0 < measured["ttft"] < 2000
     assert len(measured.series("total_throughput")) == 5
 """
-    recorded(project, run, source.replace("tokens=16", "tokens=16, solo_runs=1") + body)
+    recorded(project, run, source.replace("solo_runs=0", "solo_runs=1") + body)
     result = run()
     assert result.ret == 0
     rows = [line.split()[0] for line in result.outlines if line.endswith(" held") and not line.startswith("llmperf")]
     assert len(rows) == 4
     regression = body.replace("overlap=60, parallel=10", "parallel=99")
-    project.makepyfile(test_stack=source.replace("tokens=16", "tokens=16, solo_runs=1") + regression)
+    project.makepyfile(test_stack=source.replace("solo_runs=0", "solo_runs=1") + regression)
     run().stdout.fnmatch_lines(["*parallel_efficiency * at least 99 % * regressed"])
 
 
