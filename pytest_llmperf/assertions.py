@@ -29,7 +29,7 @@ class Gate:
     def __init__(self, case: Case, measurement: Measurement, sides: Sides) -> None:
         self._case, self._measurement, self._sides = case, measurement, sides
         self._baseline: Baseline | None = None
-        self._docket = Docket(case)
+        self._docket = Docket(case, measurement.logs)
 
     def measure(self) -> Measured:
         """Measure what the mark declares; fails before anything is spent when there is no usable baseline.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -19,10 +19,13 @@ from pytest_llmperf.report import failure
 
 
 class Docket:
-    """What one test measured, the rows it was judged by and the names they were judged under, and what broke it."""
+    """What one test measured, the rows it was judged by and the names they were judged under, and what broke it.
 
-    def __init__(self, case: Case) -> None:
-        self._case = case
+    `logs` gives the logs of the servers that were started.
+    """
+
+    def __init__(self, case: Case, logs: Callable[[], Sequence[Path]] = tuple) -> None:
+        self._case, self._logs = case, logs
         self.measured: Measured | None = None
         self.comparison: Comparison | None = None
         self.checks: Sequence[Check] = ()
@@ -67,7 +70,8 @@ class Docket:
         self._broken = verdict
         self._notes = [message]
         command = self._case.command("--llmperf-rebaseline")
-        text = failure.broken(verdict, self._case.test, message, command=command)
+        kept = self._case.shown(self._case.evidence) if verdict == "invalid" and self._logs() else ""
+        text = failure.broken(verdict, self._case.test, message, command=command, evidence=kept)
         raise pytest.fail.Exception(text, pytrace=False) from None
 
     def fail_again(self) -> None:
@@ -112,15 +116,15 @@ class Docket:
         return failure.measured(self.measured, self._case.spec) if self.measured else []
 
     def _remarks(self) -> list[str]:
-        gated = self._case.spec.gated
+        spec = self._case.spec
         if self.comparison:
-            return remarks.on_runs(gated, dict(zip(("control", "treatment"), self.comparison.sides, strict=True)))
+            return remarks.on_runs(spec, dict(zip(("control", "treatment"), self.comparison.sides, strict=True)))
         if self.measured is None:
             return []
         sessions = {f"session {number}": session for number, session in enumerate(self.measured.sessions, 1)}
-        said = remarks.on_runs(gated, sessions)
+        said = remarks.on_runs(spec, sessions)
         if self._case.settings.rebaseline:
-            said += remarks.on_baseline(self._case.spec, self._case.record(self.measured))
+            said += remarks.on_baseline(spec, self._case.record(self.measured))
         return said
 
     @contextmanager

@@ -44,10 +44,20 @@ def against_floor(metric: str, measured: Measured, floor: float) -> Row:
 
 
 def decided(spec: Spec, session: Session) -> bool:
-    """Whether a session that has reached a look tells of every floor and level which side of it the location is on."""
+    """Whether a session that has reached a look tells of every floor and level which side of it the location is on.
+
+    Likewise of contention, where the mark allows for as many runs as a claim takes.
+    """
     levels = [level for name in spec.policies for level in policies.levels(name, spec)]
     floors = [*spec.floors.items(), *((level.metric, level.critical) for level in levels)]
-    return all(_told(session.series(metric), metric, floor) for metric, floor in floors)
+    return all(_told(session.series(metric), metric, floor) for metric, floor in floors) and _share_told(spec, session)
+
+
+def _share_told(spec: Spec, session: Session) -> bool:
+    allowed, flags = spec.contention, session.series("contention_rate")
+    if not (allowed and flags) or allowed.limit >= 100 or spec.max_runs < clean_runs(allowed.limit / 100):
+        return True
+    return judge_rate(sum(map(bool, flags)), len(flags), allowed)[0] != "inconclusive"
 
 
 def _told(values: Sequence[float], metric: str, floor: float) -> bool:
@@ -118,7 +128,7 @@ def _claim(events: int, limit: float) -> str:
         return ""
     runs = clean_runs(limit / 100, events)
     needed = f"{runs} runs with no more than {events} contended" if events else f"{runs} clean runs"
-    return f"; {needed} are needed to claim < {limit:g} %"
+    return f"; {needed} are needed to claim < {limit:g} % (max_runs=)"
 
 
 def _percent(value: float) -> str:

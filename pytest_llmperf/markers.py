@@ -134,7 +134,7 @@ def side_of(item: pytest.Item, side: str, words: Mapping[str, object]) -> Spec:
         if word in SIDE_WORDS:
             mistakes += [f"{where}: {text}" for text in WORDS[word].mistakes(word, value)]
         else:
-            mistakes.append(f"{where} has no {unknown(word, SIDE_WORDS, 'a side takes')}")
+            mistakes.append(f"{where} has no {unknown(word, SIDE_WORDS, 'a side takes')}; the rest is on the mark")
     merged = {**_merged(_layers(item)), **words}
     if mistakes := mistakes or [f"{where}: {text}" for text in contradictions(merged, set())]:
         raise LlmperfError("\n".join(mistakes))

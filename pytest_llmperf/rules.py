@@ -17,6 +17,9 @@ from pytest_llmperf.model import Agent, Contention, Spec, Workload
 from pytest_llmperf.plan import PAIRED_RUNS
 
 PROMPT = "Explain in detail how a bicycle stays upright while it is ridden and why it falls over when it stands still."
+MOST_GAIN = 10
+"""by=15 is meant as 15 %: nothing gets 15 times as fast."""
+
 BLIND = frozenset({"overlap_efficiency", "speedup"})
 """They measure how evenly the agents end, not how soon."""
 
@@ -231,7 +234,7 @@ def unclaimable(metric: object, by: object) -> Iterator[str]:
         yield f"assert_faster: metric has no {unknown(metric, gateable(), 'metrics that can be compared are')}"
         return
     entry = METRICS[metric]
-    below_1 = entry.scale == "ratio" and entry.better == "lower"
-    if not (is_number(by) and 0 <= float(by) < (1 if below_1 else math.inf)):  # type: ignore[arg-type]
-        legal = "a fraction from 0 up (0.15 for 15 %)" if entry.scale == "ratio" else "a number from 0 up"
-        yield f"assert_faster: by must be {legal}{' below 1' * below_1}, not {shown(by)}"
+    most = math.inf if entry.scale == "diff" else 1 if entry.better == "lower" else MOST_GAIN
+    if not (is_number(by) and 0 <= float(by) < most):  # type: ignore[arg-type]
+        legal = f"a fraction from 0 to below {most:g} (0.15 for 15 %)" if most < math.inf else "a number from 0 up"
+        yield f"assert_faster: by must be {legal}, not {shown(by)}"

@@ -204,21 +204,21 @@ STRICT = Contention(target=1, limit=1)
             5,
             Contention(),
             "inconclusive",
-            f"0 of 5 runs contended: compatible with up to 45 %; 59 clean runs {CLAIM} < 5 %",
+            f"0 of 5 runs contended: compatible with up to 45 %; 59 clean runs {CLAIM} < 5 % (max_runs=)",
         ),
         (
             0,
             10,
             STRICT,
             "inconclusive",
-            f"0 of 10 runs contended: compatible with up to 26 %; 299 clean runs {CLAIM} < 1 %",
+            f"0 of 10 runs contended: compatible with up to 26 %; 299 clean runs {CLAIM} < 1 % (max_runs=)",
         ),
         (
             1,
             5,
             Contention(),
             "inconclusive",
-            f"{ONE} compatible with 1.0 % to 66 %; 93 runs with no more than 1 contended {CLAIM} < 5 %",
+            f"{ONE} compatible with 1.0 % to 66 %; 93 runs with no more than 1 contended {CLAIM} < 5 % (max_runs=)",
         ),
         (1, 5, STRICT, "regressed", f"{ONE} at least 1.02 % for sure, over the target of 1 %"),
         (2, 5, Contention(), "regressed", "2 of 5 runs contended: at least 7.64 % for sure, over the target of 2 %"),
@@ -300,3 +300,11 @@ def test_a_contended_run_is_not_told_by_a_baseline_that_is_not_comparable() -> N
     assert against_contention(Contention(), seen, recorded).verdict == "invalid"
     row = against_contention(Contention(), seen, other)
     assert (row.verdict, row.reason) == ("not comparable", "a contended run is told by the baseline's ttft")
+
+
+@pytest.mark.parametrize(("most", "told"), [(10, True), (58, True), (59, False), (100, False)])
+def test_contention_takes_the_runs_of_a_claim_where_the_mark_allows_for_them(most: int, told: bool) -> None:
+    spec = replace(builders.spec(), contention=Contention(), max_runs=most)
+    assert decided(spec, session(contention_rate=[0.0] * 10)) is told
+    assert decided(spec, session(contention_rate=[0.0] * 59))
+    assert decided(spec, session(contention_rate=[100.0] * 10))

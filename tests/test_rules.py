@@ -46,11 +46,12 @@ def test_a_sane_claim(metric: str, by: float) -> None:
         ),
         (5, 0.1, "metric has no 5; metrics that can be compared are total_throughput, "),
         ("contention_rate", 0.1, "metric has no 'contention_rate'"),
-        ("ttft", 1.0, "by must be a fraction from 0 up (0.15 for 15 %) below 1, not 1.0"),
-        ("total_throughput", -0.1, "by must be a fraction from 0 up (0.15 for 15 %), not -0.1"),
-        ("total_throughput", True, "by must be a fraction from 0 up (0.15 for 15 %), not True"),
+        ("ttft", 1.0, "by must be a fraction from 0 to below 1 (0.15 for 15 %), not 1.0"),
+        ("total_throughput", -0.1, "by must be a fraction from 0 to below 10 (0.15 for 15 %), not -0.1"),
+        ("total_throughput", 15, "by must be a fraction from 0 to below 10 (0.15 for 15 %), not 15"),
+        ("total_throughput", True, "by must be a fraction from 0 to below 10 (0.15 for 15 %), not True"),
         ("overlap_efficiency", "5", "by must be a number from 0 up, not '5'"),
-        ("total_throughput", float("nan"), "by must be a fraction from 0 up (0.15 for 15 %), not nan"),
+        ("total_throughput", float("nan"), "by must be a fraction from 0 to below 10 (0.15 for 15 %), not nan"),
     ],
 )
 def test_what_is_wrong_with_a_claim_is_said(metric: object, by: object, said: str) -> None:

@@ -31,15 +31,19 @@ def judged(  # noqa: PLR0913  # one keyword per part of the text
         *reasons(rows),
         *notes,
         *_next_steps(rows, command),
-        *([f"server logs and runs: {evidence}"] if evidence else []),
+        *_kept(evidence),
     ]
     return _text(verdict_of(rows) or "invalid", test, lines)
 
 
-def broken(verdict: Verdict, test: str, message: str, *, command: str) -> str:
+def broken(verdict: Verdict, test: str, message: str, *, command: str, evidence: str = "") -> str:
     """The failure text of a test that could not be judged at all."""
     steps = [f"{_NEXT[verdict]}: {command}"] if verdict in _NEXT else []
-    return _text(verdict, test, [*message.splitlines(), *steps])
+    return _text(verdict, test, [*message.splitlines(), *steps, *_kept(evidence)])
+
+
+def _kept(evidence: str) -> list[str]:
+    return [f"server logs and runs: {evidence}"] if evidence else []
 
 
 def measured(found: Measured, spec: Spec) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 
 from pytest_llmperf.model import WORST_FIRST, Verdict
-from pytest_llmperf.outcome import Entry
+from pytest_llmperf.outcome import Entry, weighing
 from pytest_llmperf.report import selfcheck
 from pytest_llmperf.report.failure import reasons
 from pytest_llmperf.report.words import COLUMNS, cells, table, worst_first
@@ -58,7 +59,9 @@ def count(entries: Sequence[Entry], marked: int) -> str:
 
 def _machines(entries: Sequence[Entry]) -> list[str]:
     labels = {f"{e.machine} (emulated)" if e.emulated else e.machine for e in entries}
-    return [f"measured on {', '.join(sorted(labels))}"]
+    bent = os.environ.get("LLMPERF_EMULATOR")
+    said = [f"LLMPERF_EMULATOR={bent} was in force"] if bent and any(e.emulated for e in entries) else []
+    return [f"measured on {', '.join(sorted(labels))}", *said]
 
 
 def _table(entries: Sequence[Entry]) -> list[str]:
@@ -73,7 +76,7 @@ def _lines(entry: Entry) -> list[list[str]]:
 
 def _remarks(entries: Sequence[Entry]) -> list[str]:
     said = [f"{entry.verdict}: {entry.test}: {_first(note)}" for entry in entries for note in entry.notes]
-    said += [f"{e.test}: {line}" for e in entries if e.passed for line in (*reasons(e.rows), *e.remarks)]
+    said += [f"{e.test}: {line}" for e in entries if e.passed for line in (*reasons(weighing(e.rows)), *e.remarks)]
     better = [e for e in entries if e.verdict == "improved" and any(row.against == "baseline" for row in e.rows)]
     return said + [f"{e.test} improved; to tighten its baseline: {e.command}" for e in better]
 

@@ -219,7 +219,7 @@ def test_equal_sides_are_no_slower_and_not_shown_to_be_faster(project: pytest.Py
         ),
         (
             "llmperf.assert_faster(llmperf.compare(control={}, treatment={}), by=-1)",
-            "  assert_faster: by must be a fraction from 0 up (0.15 for 15 %), not -1",
+            "  assert_faster: by must be a fraction from 0 to below 10 (0.15 for 15 %), not -1",
         ),
     ],
 )
@@ -269,8 +269,10 @@ def test_models_that_do_not_fit_side_by_side_are_refused_with_their_memory(
         [
             "llmperf: invalid: test_stack.py::test_dual_answers_sooner",
             "  control and treatment can't both stay loaded: together they need * GB (control1 gemma3* GB, *",
+            "  server logs and runs: .llmperf/last/test_dual_answers_sooner-*",
         ]
     )
+    assert list((project.path / ".llmperf").rglob("control1.log"))
 
 
 def test_a_self_check_prints_both_rates_and_the_deviation_to_declare(project: pytest.Pytester, run: Run) -> None:

@@ -29,7 +29,8 @@ def test_a_recorded_test_holds_and_a_slower_server_fails_it(
     assert path.relative_to(project.path).parts[:3] == ("baselines", "emulated-rtx4080", "test_stack")
     held = run()
     assert held.ret == 0
-    held.stdout.fnmatch_lines(["measured on emulated-rtx4080 (emulated)", HELD])
+    said = ["measured on emulated-rtx4080 (emulated)", "LLMPERF_EMULATOR=speed=4 was in force", HELD]
+    held.stdout.fnmatch_lines(said)
     emulate(monkeypatch, slowdown=2)
     for options in ((), ("-n2",)):
         red = run(*options)
