@@ -28,7 +28,7 @@ class Held:
 
 
 class Comparison:
-    """What `llmperf.compare()` returns; its runs are taken when an assertion needs them.
+    """What `llmperf.compare()` returns, with the runs of a first look; assertions take more as they need them.
 
     `control` and `treatment` are what was measured so far, as `llmperf.measure()` returns it.
     """

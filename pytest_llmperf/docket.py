@@ -59,7 +59,7 @@ class Docket:
             self._case.test,
             self.rows,
             head=self._head(),
-            notes=[*self._notes, *self._remarks(), *_policy(self.rows, self._case.settings.inconclusive)],
+            notes=[*self._notes, *self._remarks(), *_because_of(self.rows, self._case.settings.inconclusive)],
             command=self._case.command("--llmperf-rebaseline"),
             evidence=self._case.shown(self._case.evidence),
         )
@@ -144,15 +144,15 @@ def _fails(row: Row, policy: str) -> bool:
     """Whether a row fails its test; an inconclusive one by ini llmperf_inconclusive, a claim not shown always."""
     if row.verdict != "inconclusive":
         return row.verdict in FAILING
-    if row.policy == "faster":
+    if row.claim:
         return True
     return policy == "fail" or (policy == "fail-if-worse" and row.worse_twice)
 
 
-def _policy(rows: Sequence[Row], policy: str) -> Iterator[str]:
+def _because_of(rows: Sequence[Row], policy: str) -> Iterator[str]:
     """Why an inconclusive test fails, where nothing worse does it."""
     if any(row.verdict in FAILING for row in rows):
         return
-    if undecided := [row.metric for row in weighing(rows) if row.policy != "faster" and _fails(row, policy)]:
+    if undecided := [row.metric for row in weighing(rows) if not row.claim and _fails(row, policy)]:
         why = " (estimated beyond the margin in two sessions)" if policy == "fail-if-worse" else ""
         yield f"llmperf_inconclusive = {policy} makes {', '.join(undecided)} fail the test{why}"

@@ -114,7 +114,7 @@ def judge_gain(  # noqa: PLR0913  # one keyword per term of the rule
     """
     _check("judge_gain", "by", by, by >= 0 and math.isfinite(by), "numbers from 0 up")
     _check("judge_gain", "by", by, scale == "diff" or better == "higher" or by < 1, "fractions below 1")
-    rule = _Rule(
+    rule = _Rule(  # a claim has no margin: 0.5 is legal on either scale, and what follows from it is replaced below
         better=better, scale=scale, margin=0.5, session_sd=0.0, looks=looks, interleaved=True, where="judge_gain"
     )
     gain = by if scale == "diff" else math.log1p(by) if better == "higher" else -math.log1p(-by)

@@ -22,10 +22,10 @@ class Row:
 
     `change`, `low`, `high` and `catches80` are in the worsening direction: fractions of what it is judged `against` for
     ratio metrics, the metric's unit otherwise and for floors, whose bounds are the metric's own values. `margin` is the
-    margin, the floor, or the gain that is claimed; `policy` names where a floor comes from, or is "faster" for a claim.
-    `catches80` is about the smallest worsening that would be called regressed 4 times in 5, `sharper` what would make
-    it smaller. `never` is set where nothing but more sessions can ever decide. `again` is the same metric in a second
-    session, with that session's own verdict; `worse_twice` says of an inconclusive one that both lie beyond the margin.
+    margin, the floor, or the gain if the row is a `claim`; `policy` names where a floor comes from. `catches80` is
+    about the smallest worsening that would be called regressed 4 times in 5, `sharper` what would make it smaller.
+    `never` is set where nothing but more sessions can ever decide. `again` is the same metric in a second session, with
+    that session's own verdict; `worse_twice` says of an inconclusive one that both lie beyond the margin.
     """
 
     metric: str
@@ -38,6 +38,7 @@ class Row:
     margin: float | None = None
     against: Against = "baseline"
     policy: str = ""
+    claim: bool = False
     runs: int = 0
     baseline_runs: int = 0
     catches80: float | None = None

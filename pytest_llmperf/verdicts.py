@@ -78,7 +78,7 @@ def gain(metric: str, by: float, spec: Spec, sides: tuple[Session, Session]) -> 
 
     row, found = _contrast(metric, sides, rule)
     reason = "; ".join(said for said in (_CLAIM.get(row.verdict), row.reason) if said)
-    return replace(row, margin=by, policy="faster", catches80=None, sharper=None, reason=reason), found
+    return replace(row, margin=by, claim=True, catches80=None, sharper=None, reason=reason), found
 
 
 _CLAIM = {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Required, TypedDict
 
 from pytest_llmperf.measured import Measured
-from pytest_llmperf.model import Baseline, Sample, Session, Spec, Workload
+from pytest_llmperf.model import Baseline, Better, Sample, Scale, Session, Spec, Workload
 from pytest_llmperf.settings import Settings
 from pytest_llmperf.traffic import Exchange, Run, Track
 
@@ -21,6 +22,17 @@ CONDITIONS: Mapping[str, str | int | float | bool | None] = {
     "agent.digest": "a2af6cc3eb7fa8be",
     "agent.quantization": "Q4_K_M",
 }
+
+
+class Options(TypedDict, total=False):
+    """The keywords of `judge`."""
+
+    better: Better
+    scale: Scale
+    margin: Required[float]
+    session_sd: float
+    looks: int
+    interleaved: bool
 
 
 def exchange(

@@ -21,7 +21,7 @@ UNSURE = replace(HELD, verdict="inconclusive", high=0.4, reason="runs differ too
 WORSE_TWICE = replace(UNSURE, change=0.35, high=0.8, worse_twice=True, again=replace(UNSURE, change=0.4))
 REGRESSED = replace(HELD, verdict="regressed", change=0.5, low=0.4, high=0.6)
 NOT_SHOWN = Row(
-    metric="total_throughput", verdict="inconclusive", against="control", policy="faster", margin=0.15,
+    metric="total_throughput", verdict="inconclusive", against="control", claim=True, margin=0.15,
     reason="not shown: the gain may be smaller",
 )  # fmt: skip
 TWICE = "(estimated beyond the margin in two sessions)"

@@ -5,13 +5,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, replace
 from statistics import NormalDist
-from typing import Any, Required, TypedDict
+from typing import Any
 
 import pytest
 
 from pytest_llmperf.gate import judge, judge_floor, judge_gain
 from pytest_llmperf.judgement import Judgement, back_transform
 from pytest_llmperf.model import Better, Scale
+from tests.builders import Options
 
 Runs = list[list[float]]
 
@@ -26,15 +27,6 @@ FOUR_SESSIONS = [
     [97.1, 97.7, 97.2, 97.9, 97.1],
 ]
 SLOWER = [93.4, 93.9, 93.1, 94, 93.5]
-
-
-class Options(TypedDict, total=False):
-    better: Better
-    scale: Scale
-    margin: Required[float]
-    session_sd: float
-    looks: int
-    interleaved: bool
 
 
 def diff(

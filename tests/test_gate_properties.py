@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
-from typing import Required, TypedDict
 
 import pytest
 from hypothesis import given, settings
@@ -12,19 +11,11 @@ from hypothesis import strategies as st
 
 from pytest_llmperf.gate import judge, judge_floor
 from pytest_llmperf.judgement import Judgement
-from pytest_llmperf.model import JUDGED, WORST_FIRST, Better, Scale
+from pytest_llmperf.model import JUDGED, WORST_FIRST, Better
 from pytest_llmperf.stats import CRITICAL
+from tests.builders import Options
 
 Runs = list[list[float]]
-
-
-class Options(TypedDict, total=False):
-    better: Better
-    scale: Scale
-    margin: Required[float]
-    session_sd: float
-    looks: int
-    interleaved: bool
 
 
 MIRRORED: dict[Better, Better] = {"higher": "lower", "lower": "higher"}

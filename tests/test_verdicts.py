@@ -519,7 +519,7 @@ def test_a_claim_is_held_refuted_or_not_shown(
     row, found = gain(metric, by, spec(), sides(metric, control, treatment))
     assert found is not None
     assert (row.verdict, row.reason) == (verdict, reason)
-    assert (row.margin, row.policy, row.against, row.never) == (by, "faster", "control", False)
+    assert (row.margin, row.claim, row.against, row.never) == (by, True, "control", False)
     assert (row.catches80, row.sharper) == (None, None)
 
 

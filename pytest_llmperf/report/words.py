@@ -105,7 +105,7 @@ def _interval(row: Row) -> str:
 def _margin(row: Row) -> str:
     if row.margin is None or row.against == "floor":
         return row.policy or "-"
-    return f"{'by ' * (row.policy == 'faster')}{size(row.metric, row.margin)}"
+    return f"{'by ' * (row.claim)}{size(row.metric, row.margin)}"
 
 
 def _catches(row: Row) -> str:
