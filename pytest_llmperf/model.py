@@ -43,6 +43,10 @@ class InvalidRunError(LlmperfError):
     """The measurement itself is broken: a crash, a cut stream, missing tokens. Verdict `invalid`."""
 
 
+class DisturbedError(InvalidRunError):
+    """The measurement is broken because something else used the machine: worth another try when that has ended."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Agent:
     """One client of an instance, with built-in prompts; what is left out comes from the mark.
@@ -93,11 +97,18 @@ class Contention:
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a test's marks declare, checked and complete. `margins`, `session_sd` and `floors` are by metric name."""
+    """What a test's marks declare, checked and complete. `margins`, `session_sd` and `floors` are by metric name.
+
+    `slots` is how many requests an instance works on at once (OLLAMA_NUM_PARALLEL), `env` what is set for every
+    instance on purpose, `gpus` the device of each instance by turns (an index or a UUID); without any they see all.
+    """
 
     scenario: str
     agents: tuple[Workload, ...]
     topology: Topology = "dedicated"
+    slots: int = 1
+    env: Mapping[str, str] = field(default_factory=dict)
+    gpus: tuple[str, ...] = ()
     max_runs: int = 10
     warmup_requests: int = 3
     solo_runs: int = 1

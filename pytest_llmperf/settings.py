@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 BACKENDS = ("ollama", "emulator")
+_URL = re.compile(r"http://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}")
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 INCONCLUSIVE = ("pass", "fail-if-worse", "fail")
 
 
@@ -18,11 +21,14 @@ INCONCLUSIVE = ("pass", "fail-if-worse", "fail")
 class Settings:
     """What the command line and the ini file say, with the command line first.
 
-    `require` is how many tests must be judged: a number, "all", or None. `sessions` applies to a rebaseline and to a
-    self-check. `inconclusive` is when a test that the runs can't decide fails.
+    `servers` are URLs of servers that run already; with any, `backend` is the text that names them. `budget_s` is how
+    long measuring may take in all; `quiet_wait_s` how long to wait for a quiet machine, None: what else runs there is
+    not looked at. `require` is how many tests must be judged: a number, "all", or None. `sessions` applies to a
+    rebaseline and to a self-check. `inconclusive` is when a test that the runs can't decide fails.
     """
 
     backend: str
+    servers: tuple[str, ...]
     ollama: str | None
     baselines: Path
     rebaseline: bool
@@ -30,6 +36,8 @@ class Settings:
     sessions: int
     inconclusive: str
     require: int | str | None
+    budget_s: float | None
+    quiet_wait_s: float | None
     rootdir: Path
     invoked_from: Path
     typed: tuple[str, ...]
@@ -48,8 +56,10 @@ class Settings:
                 "--llmperf-rebaseline and --llmperf-selfcheck exclude each other; run one, then the other"
             )
         baselines = config.getini("llmperf_baselines")
+        backend, servers = _backend(option.llmperf_backend, config.getini("llmperf_backend"))
         return cls(
-            backend=_backend(option.llmperf_backend, config.getini("llmperf_backend")),
+            backend=backend,
+            servers=servers,
             ollama=config.getini("llmperf_ollama") or None,
             baselines=Path(os.path.normpath(baselines[0] if baselines else config.rootpath / "baselines")),
             rebaseline=option.llmperf_rebaseline,
@@ -57,6 +67,8 @@ class Settings:
             sessions=_sessions(option.llmperf_sessions, selfcheck=option.llmperf_selfcheck),
             inconclusive=_inconclusive(config.getini("llmperf_inconclusive")),
             require=_require(option.llmperf_require),
+            budget_s=_budget(option.llmperf_budget),
+            quiet_wait_s=_quiet_wait(config.getini("llmperf_quiet_wait")),
             rootdir=config.rootpath,
             invoked_from=config.invocation_params.dir,
             typed=tuple(_typed(option)),
@@ -84,18 +96,29 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--llmperf-backend",
-        metavar="NAME",
-        help="the server to measure: ollama (default) or emulator; ini llmperf_backend",
+        metavar="NAME|URLS",
+        help="the server to measure: ollama (default), emulator, or URLs of servers that run already, with commas "
+        "between them; ini llmperf_backend",
     )
     group.addoption(
         "--llmperf-require", metavar="N|all", help="exit 1 if fewer than N (or not all) marked tests were judged"
     )
-    parser.addini("llmperf_backend", "the server to measure: ollama (default) or emulator", default="ollama")
+    group.addoption(
+        "--llmperf-budget",
+        metavar="TIME",
+        help="how long measuring may take in all, such as 15m: tests that would not fit are not measured",
+    )
+    parser.addini("llmperf_backend", "the server to measure: ollama (default), emulator or URLs", default="ollama")
     parser.addini(
         "llmperf_inconclusive",
         "when a test that its runs can't decide fails: pass (never), fail-if-worse (estimated beyond the margin in two "
         "sessions) or fail (always)",
         default=INCONCLUSIVE[0],
+    )
+    parser.addini(
+        "llmperf_quiet_wait",
+        "seconds to wait for a quiet machine before a real server is measured, or off: then nobody looks what else runs",
+        default="60",
     )
     parser.addini("llmperf_ollama", "path of the ollama binary (default: the one on PATH)", default="")
     parser.addini(
@@ -114,11 +137,15 @@ def _typed(option: Namespace) -> Iterator[str]:
         yield f"--llmperf-backend={option.llmperf_backend}"
 
 
-def _backend(option: str | None, ini: str) -> str:
+def _backend(option: str | None, ini: str) -> tuple[str, tuple[str, ...]]:
     chosen, where = (option, "--llmperf-backend") if option is not None else (ini, "ini llmperf_backend")
-    if chosen not in BACKENDS:
-        raise pytest.UsageError(f"{where} takes {' or '.join(BACKENDS)}, not {chosen!r}")
-    return chosen
+    if chosen in BACKENDS:
+        return chosen, ()
+    urls = tuple(url.strip().rstrip("/") for url in chosen.split(","))
+    if len({*urls}) == len(urls) and all(map(_URL.fullmatch, urls)):
+        return chosen, urls
+    legal = f"{', '.join(BACKENDS)} or different URLs such as http://127.0.0.1:11434,http://127.0.0.1:11435"
+    raise pytest.UsageError(f"{where} takes {legal}, not {chosen!r}")
 
 
 def _sessions(count: int | None, *, selfcheck: bool) -> int:
@@ -140,3 +167,21 @@ def _require(text: str | None) -> int | str | None:
     if text.isdecimal() and int(text) > 0:
         return int(text)
     raise pytest.UsageError(f"--llmperf-require takes a number of tests or the word all, not {text!r}")
+
+
+def _budget(text: str | None) -> float | None:
+    if text is None:
+        return None
+    found = _DURATION.fullmatch(text)
+    seconds = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    if seconds <= 0:
+        raise pytest.UsageError(f"--llmperf-budget takes a time such as 15m, 90s or 1h30m, not {text!r}")
+    return float(seconds)
+
+
+def _quiet_wait(ini: str) -> float | None:
+    if ini == "off":
+        return None
+    if ini.isdecimal():
+        return float(ini)
+    raise pytest.UsageError(f"ini llmperf_quiet_wait takes a number of seconds or the word off, not {ini!r}")

@@ -97,6 +97,7 @@ def settings(rootdir: Path) -> Settings:
     """Those of `pytest` typed in rootdir, with the emulator."""
     return Settings(
         backend="emulator",
+        servers=(),
         ollama=None,
         baselines=rootdir / "baselines",
         rebaseline=False,
@@ -104,6 +105,8 @@ def settings(rootdir: Path) -> Settings:
         sessions=4,
         inconclusive="pass",
         require=None,
+        budget_s=None,
+        quiet_wait_s=60,
         rootdir=rootdir,
         invoked_from=rootdir,
         typed=(),
