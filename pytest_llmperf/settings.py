@@ -117,7 +117,7 @@ def add_options(parser: pytest.Parser) -> None:
     )
     parser.addini(
         "llmperf_quiet_wait",
-        "seconds to wait for a quiet machine before a real server is measured, or off: then nobody looks what else runs",
+        "seconds to wait for a quiet machine before a real server is measured, or off: don't look what else runs",
         default="60",
     )
     parser.addini("llmperf_ollama", "path of the ollama binary (default: the one on PATH)", default="")

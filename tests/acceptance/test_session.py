@@ -53,8 +53,20 @@ def test_a_run_in_which_nothing_measured_says_so_too(project: pytest.Pytester, r
         ),
         (("--llmperf-require=1", "-k", "nothing"), 1, "llmperf: --llmperf-require=1: 0 tests were judged, 1 *"),
         (("--llmperf-require=0",), 4, "*--llmperf-require takes a number of tests or the word all, not '0'"),
-        (("--llmperf-backend=vllm",), 4, "*--llmperf-backend takes ollama or emulator, not 'vllm'"),
-        (("-o", "llmperf_backend=vllm"), 4, "*ini llmperf_backend takes ollama or emulator, not 'vllm'"),
+        (
+            ("--llmperf-backend=vllm",),
+            4,
+            "*--llmperf-backend takes ollama, emulator or different URLs such as http://127.0.0.1:11434,http://*, not 'vllm'",
+        ),
+        (
+            ("-o", "llmperf_backend=vllm"),
+            4,
+            "*ini llmperf_backend takes ollama, emulator or different URLs such as http://127.0.0.1:11434,http://*, not 'vllm'",
+        ),
+        (("--llmperf-backend=http://one:1,http://one:1/",), 4, "*or different URLs such as *, not 'http://one:1,*'"),
+        (("--llmperf-backend=https://one:443",), 4, "*--llmperf-backend takes *, not 'https://one:443'"),
+        (("--llmperf-budget=15",), 4, "*--llmperf-budget takes a time such as 15m, 90s or 1h30m, not '15'"),
+        (("-o", "llmperf_quiet_wait=1m"), 4, "*llmperf_quiet_wait takes a number of seconds or the word off, not '1m'"),
         (("--llmperf-sessions=0",), 4, "*--llmperf-sessions takes a number from 1 up, not 0"),
     ],
 )
