@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from itertools import count
@@ -15,16 +14,28 @@ from types import MappingProxyType
 from pytest_llmperf import ollama
 from pytest_llmperf.legal import is_name
 from pytest_llmperf.model import LlmperfError
+from pytest_llmperf.scratch import MARK, Scratch
 from pytest_llmperf.server import Server, ServerError, terminated_as_interrupted
+from pytest_llmperf.store import model_store, view
 
 _PORT_TAKEN = ("address already in use", "Only one usage of each socket address")
+_NO_CONDITIONS = frozenset({"OLLAMA_HOST", "OLLAMA_MODELS"})
+"""Where a server listens and where its models are changes no measurement; which models they are is a condition."""
 
 
 class Instance:
-    """One isolated server: `url`, `port`, `version`, `log` (path), `env` (read-only). Loopback only."""
+    """One isolated server: `url`, `port`, `version`, `log` (path), `env` (read-only). Loopback only.
 
-    def __init__(self, fleet: Fleet, name: str, extra: Mapping[str, str]) -> None:
-        self.name = name
+    `slots` is how many requests it works on at once, `gpu` the only GPU it may see, None: all.
+    """
+
+    ours = True
+    """Whether the server is started and stopped by this plugin."""
+
+    def __init__(
+        self, fleet: Fleet, name: str, extra: Mapping[str, str], *, slots: int = 1, gpu: str | None = None
+    ) -> None:
+        self.name, self.slots, self.gpu = name, slots, gpu
         self._fleet, self._extra = fleet, dict(extra)
         self._start()
 
@@ -33,8 +44,8 @@ class Instance:
 
     @property
     def on_purpose(self) -> Mapping[str, str]:
-        """The environment variables that the test itself set, without the one that only says where to listen."""
-        return {name: value for name, value in self._extra.items() if name != "OLLAMA_HOST"}
+        """The environment variables that the test itself set, without those that only say where something is."""
+        return {name: value for name, value in self._extra.items() if name not in _NO_CONDITIONS}
 
     @property
     def emulated(self) -> bool:
@@ -44,7 +55,7 @@ class Instance:
     @property
     def store(self) -> str:
         """Where its models are, in words."""
-        return "the emulator" if self.emulated else f"the model store {self.env['OLLAMA_MODELS']}"
+        return "the emulator" if self.emulated else f"the model store {self._extra.get('OLLAMA_MODELS', model_store())}"
 
     @property
     def port(self) -> int:
@@ -78,7 +89,9 @@ class Instance:
         home = self._fleet.folder / self.name
         home.mkdir(exist_ok=True)
         self.log = self._fleet.folder / f"{self.name}.log"
-        env = ollama.environment(home, self._extra, emulated=self.emulated)
+        models = None if self.emulated else view(model_store(), self._fleet.folder.parent / f"models-{self.name}")
+        env = ollama.environment(home, self._extra, models=models, slots=self.slots, gpu=self.gpu)
+        env[MARK] = str(self._fleet.folder.parent)
         self.env: Mapping[str, str] = MappingProxyType(env)
         self._server = Server(ollama.argv(self._fleet.binary), env=env, cwd=home, log_path=self.log)
         try:
@@ -106,34 +119,27 @@ class Instance:
 class Fleet:
     """The instances of one test, the device lane they run in, and their scratch folder; `binary` None is the emulator.
 
-    The lane is taken before the first start and given back after the last stop.
+    The lane is taken before the first start and given back after the last stop; `waited_s` is how long that took.
     """
 
     def __init__(self, binary: str | None, lane: AbstractContextManager[float]) -> None:
         self.binary = binary
         self.instances: list[Instance] = []
+        self.folder, self.waited_s = Path(), 0.0
         self._relays: list[Server] = []
-        self._lane, self._held, self._scratch = lane, ExitStack(), Path()
-        self.folder = Path()
+        self._lane, self._held = lane, ExitStack()
 
-    def start(self, name: str | None = None, env: Mapping[str, str] | None = None) -> Instance:
+    def start(
+        self,
+        name: str | None = None,
+        env: Mapping[str, str] | None = None,
+        *,
+        slots: int = 1,
+        gpu: str | None = None,
+    ) -> Instance:
         """Start one instance and wait for its first HTTP 200."""
-        if not self.folder.name:
-            self._held.enter_context(terminated_as_interrupted())
-            self._held.enter_context(self._lane)
-            self._scratch = Path(self._held.enter_context(tempfile.TemporaryDirectory(prefix="llmperf-")))
-            self._open_session()
-        taken = {instance.name.casefold() for instance in self.instances}
-        free = (word for number in count(1) if (word := f"instance{number}") not in taken)
-        name = name or next(free)
-        if not is_name(name) or name.casefold() in taken:
-            legal = "letters, digits, - and _, and no other instance of the test has it"
-            raise LlmperfError(f"no instance can be called {name!r}: a name is {legal}")
-        values: Mapping[str, object] = env or {}
-        for variable, value in values.items():
-            if not isinstance(value, str):
-                raise LlmperfError(f"env[{variable!r}] must be a text, not {value!r}")
-        instance = Instance(self, name, env or {})
+        self._open()
+        instance = self._new(self._named(name), _texts(env or {}), slots=slots, gpu=gpu)
         self.instances.append(instance)
         return instance
 
@@ -142,7 +148,7 @@ class Fleet:
         self._stop_relays()
         for instance in self.instances:
             instance.stop()
-        self._open_session()
+        self._open_session(self.folder.parent)
         for instance in self.instances:
             instance.restart()
 
@@ -165,11 +171,32 @@ class Fleet:
             self._held.callback(self._stop_relays)
         self.instances.clear()
 
+    def _new(self, name: str, env: Mapping[str, str], *, slots: int, gpu: str | None) -> Instance:
+        return Instance(self, name, env, slots=slots, gpu=gpu)
+
+    def _open(self) -> None:
+        if self.folder.name:
+            return
+        self._held.enter_context(terminated_as_interrupted())
+        self.waited_s = self._held.enter_context(self._lane)
+        scratch = Scratch()
+        self._held.callback(scratch.close)
+        self._open_session(scratch.path)
+
+    def _named(self, name: str | None) -> str:
+        taken = {instance.name.casefold() for instance in self.instances}
+        free = (word for number in count(1) if (word := f"instance{number}") not in taken)
+        name = name or next(free)
+        if not is_name(name) or name.casefold() in taken:
+            legal = "letters, digits, - and _, and no other instance of the test has it"
+            raise LlmperfError(f"no instance can be called {name!r}: a name is {legal}")
+        return name
+
     def _relay(self, instance: Instance, first: float, rest: float) -> str:
         slower = ["--first", f"{first:.6g}", "--rest", f"{rest:.6g}"]
         argv = [sys.executable, "-m", "pytest_llmperf.relay", instance.url, *slower]
-        log = self.folder / f"{instance.name}-relay.log"
-        relay = Server(argv, env=os.environ, cwd=self.folder, log_path=log)
+        log, env = self.folder / f"{instance.name}-relay.log", {**os.environ, MARK: str(self.folder.parent)}
+        relay = Server(argv, env=env, cwd=self.folder, log_path=log)
         self._relays.append(relay)
         return relay.wait_until(
             lambda: ollama.listening(relay.log_text()), limit_s=ollama.START_LIMIT_S, what="listening"
@@ -179,6 +206,13 @@ class Fleet:
         while self._relays:
             self._relays.pop().stop()
 
-    def _open_session(self) -> None:
-        self.folder = self._scratch / f"session-{secrets.token_hex(4)}"
+    def _open_session(self, scratch: Path) -> None:
+        self.folder = scratch / f"session-{secrets.token_hex(4)}"
         self.folder.mkdir()
+
+
+def _texts(env: Mapping[str, object]) -> Mapping[str, str]:
+    for variable, value in env.items():
+        if not isinstance(value, str):
+            raise LlmperfError(f"env[{variable!r}] must be a text, not {value!r}")
+    return {variable: str(value) for variable, value in env.items()}

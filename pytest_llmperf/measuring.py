@@ -13,11 +13,11 @@ from pytest_llmperf import identity, limits, ollama, plan, selfcheck, triggers, 
 from pytest_llmperf.case import Case
 from pytest_llmperf.comparison import Comparison
 from pytest_llmperf.instances import Fleet
+from pytest_llmperf.lane import device_lane
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.model import Baseline, Session, Spec
 from pytest_llmperf.outcome import Check
 from pytest_llmperf.protocol import Bench
-from pytest_llmperf.server import device_lane
 from pytest_llmperf.settings import Settings
 
 

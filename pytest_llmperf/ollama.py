@@ -51,31 +51,33 @@ def argv(binary: str | None) -> list[str]:
     return [binary, "serve"] if binary else [sys.executable, "-m", "pytest_llmperf.emulator", "serve"]
 
 
-def model_store(caller: Mapping[str, str] = os.environ) -> Path:
-    """The caller's model store: OLLAMA_MODELS, else ~/.ollama/models, else the one of Linux's ollama service."""
-    if named := caller.get("OLLAMA_MODELS"):
-        return Path(named)
-    own, service = Path.home() / ".ollama/models", Path("/usr/share/ollama/.ollama/models")
-    return service if service.is_dir() and not own.is_dir() else own
-
-
-def environment(
-    home: Path, extra: Mapping[str, str], *, emulated: bool, caller: Mapping[str, str] = os.environ
+def environment(  # noqa: PLR0913  # one keyword per decision
+    home: Path,
+    extra: Mapping[str, str],
+    *,
+    models: Path | None,
+    slots: int = 1,
+    gpu: str | None = None,
+    caller: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """A server's environment: the caller's without what would bend a measurement, a HOME of its own, `extra` last.
 
-    Temporary files (runners of older servers, the emulated device) go beside HOME: shared by a session, gone with it.
+    `models` is the model store, None for the emulator, `slots` how many requests it works on at once, `gpu` the index
+    or UUID of the only GPU it may see. Temporary files (runners of older servers, the emulated device) go beside HOME:
+    shared by a session, gone with it.
     """
     env = {name: value for name, value in caller.items() if not _SCRUBBED.match(name)}
     env |= dict.fromkeys(("HOME", "USERPROFILE", "LOCALAPPDATA"), str(home))
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home.parent))
     env |= {"OLLAMA_HOST": "127.0.0.1:0", "OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
-    if emulated:
+    env |= {"OLLAMA_NUM_PARALLEL": str(slots)}  # unset it is 1, or up to 4 by memory, depending on the version
+    env |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), gpu) if gpu is not None else {}
+    if models is None:
         env |= {"LLMPERF_EMULATOR": caller.get("LLMPERF_EMULATOR", "")}
     else:
         # a fresh HOME would make the driver compile its kernels anew, and load times measure that
         env |= {"CUDA_CACHE_PATH": caller.get("CUDA_CACHE_PATH", str(Path.home() / ".nv/ComputeCache"))}
-        env |= {"OLLAMA_MODELS": str(model_store(caller))}
+        env |= {"OLLAMA_MODELS": str(models)}
     env |= extra
     _refuse_open_host(env["OLLAMA_HOST"])
     return env

@@ -1,26 +1,22 @@
 """Supervise a server process, whatever it serves: a group of its own, a log, readiness, and a stop that leaves nothing.
 
-Also the device lane: the lock that keeps two measurements off one device. Knows neither pytest nor HTTP.
+Knows neither pytest nor HTTP.
 """
 
 from __future__ import annotations
 
-import getpass
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain, repeat
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
-from filelock import FileLock, Timeout
 
 from pytest_llmperf.model import LlmperfError
 
@@ -41,7 +37,7 @@ class Server:
 
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log_path: Path) -> None:
         self.argv, self.log_path, self._stopped = list(argv), log_path, False
-        with log_path.open("wb") as sink:
+        with log_path.open("ab") as sink:  # appended to: a log that grows too long can be cut while it is written
             try:
                 self._process = subprocess.Popen(
                     self.argv,
@@ -148,51 +144,3 @@ def terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def device_lane(device: str, holder: str, say: Callable[[str], None]) -> Iterator[float]:
-    """Hold the measuring lane of a device across processes; yields the seconds waited.
-
-    Waits as long as the holder lives (the operating system frees the lock of a dead one) and says who that is: after a
-    second, then every minute. Nothing of it stays on disk.
-    """
-    stem = f"pytest-llmperf-{_user()}-{device}"
-    path, card = (Path(tempfile.gettempdir(), stem + suffix) for suffix in (".lock", ".holder"))
-    began = time.monotonic()
-    lock = _locked(path, card, say)
-    try:
-        with suppress(OSError):
-            card.unlink(missing_ok=True)
-            with card.open("x", encoding="utf-8") as text:  # "x": a link that somebody put there is not followed
-                text.write(f"{holder} (process {os.getpid()})")
-        yield time.monotonic() - began
-    finally:
-        with suppress(OSError):  # Windows: the lock file is open, filelock removes it itself
-            card.unlink(missing_ok=True)
-            path.unlink(missing_ok=True)  # a waiter that gets the lock of a nameless file tries again (filelock 3.24.3)
-        lock.release()
-
-
-def _locked(path: Path, card: Path, say: Callable[[str], None]) -> FileLock:
-    lock = FileLock(path)
-    for patience_s in chain([1], repeat(60)):
-        try:
-            lock.acquire(timeout=patience_s)
-            break
-        except Timeout:
-            say(f"llmperf: waiting for the device lane, held by {_read(card)}")
-    return lock
-
-
-def _user() -> str:
-    if sys.platform == "win32":
-        return getpass.getuser()
-    return str(os.getuid())  # in a container the user often has no name
-
-
-def _read(card: Path) -> str:
-    try:
-        return card.read_text("utf-8")
-    except OSError:
-        return "a process that has not said its name"

@@ -15,9 +15,10 @@ import pytest
 
 from pytest_llmperf import ollama
 from pytest_llmperf.instances import Fleet
+from pytest_llmperf.lane import device_lane
 from pytest_llmperf.model import LlmperfError, Spec, Workload
 from pytest_llmperf.protocol import Bench
-from pytest_llmperf.server import Server, ServerError, device_lane
+from pytest_llmperf.server import Server, ServerError
 
 GEMMA = "gemma3:4b-it-q4_K_M"
 
@@ -41,6 +42,11 @@ def fleet(folder: Path) -> Iterator[Fleet]:
     assert not psutil.Process().children(recursive=True), "a process is left"
     with device_lane("gpu", "the next test", print) as waited_s:
         assert waited_s < 10
+
+
+def emulators() -> list[list[str]]:
+    lines = [child.cmdline() for child in psutil.Process().children()]
+    return [line for line in lines if "pytest_llmperf.emulator" in line]
 
 
 def test_an_instance_tells_where_and_what_it_is(fleet: Fleet) -> None:
@@ -164,7 +170,7 @@ def test_a_port_in_use_is_an_error_with_its_remedy(fleet: Fleet) -> None:
 def test_an_open_host_is_refused_before_anything_runs(fleet: Fleet) -> None:
     with pytest.raises(LlmperfError, match=r"OLLAMA_HOST=0\.0\.0\.0 would open the server to the network"):
         fleet.start(env={"OLLAMA_HOST": "0.0.0.0"})
-    assert not psutil.Process().children()
+    assert not emulators()
 
 
 def test_a_server_that_exits_is_an_error_with_its_last_words_and_the_others_live_on(fleet: Fleet) -> None:
@@ -181,7 +187,7 @@ def test_a_server_that_never_listens_is_given_up_and_stopped(fleet: Fleet, monke
     monkeypatch.setattr(ollama, "START_LIMIT_S", 0.5)
     with pytest.raises(ServerError, match=r"gave no sign of listening within 0\.5 s; its log is empty$"):
         fleet.start(env={"LLMPERF_EMULATOR": "fault=silent"})
-    assert not psutil.Process().children()
+    assert not emulators()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no TERM to be deaf to")

@@ -100,52 +100,56 @@ BENDING = {
 }
 
 
-@pytest.mark.parametrize("emulated", [False, True])
-def test_what_would_bend_a_measurement_stays_with_the_caller(home: Path, emulated: bool) -> None:
+STORE = Path("/models")
+
+
+@pytest.mark.parametrize("models", [None, STORE])
+def test_what_would_bend_a_measurement_stays_with_the_caller(home: Path, models: Path | None) -> None:
     caller = {**BENDING, "PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "MY_OLLAMA_NOTE": "kept"}
-    env = ollama.environment(Path("/scratch/agent1"), {}, emulated=emulated, caller=caller)
-    inherited = {name: env[name] for name in caller if name in env and name != "OLLAMA_HOST"}
+    env = ollama.environment(Path("/scratch/agent1"), {}, models=models, caller=caller)
+    set_anew = {"OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NUM_PARALLEL"}
+    inherited = {name: env[name] for name in caller if name in env and name not in set_anew}
     kept = {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": "1", "MY_OLLAMA_NOTE": "kept"}
-    assert inherited == kept | ({"LLMPERF_EMULATOR": "speed=20"} if emulated else {})
+    assert inherited == kept | ({"LLMPERF_EMULATOR": "speed=20"} if models is None else {})
 
 
 def test_an_instance_has_a_home_of_its_own_and_picks_its_port(home: Path) -> None:
     scratch = str(Path("/scratch/agent1"))
-    env = ollama.environment(Path(scratch), {}, emulated=True, caller={"HOME": str(home)})
+    env = ollama.environment(Path(scratch), {}, models=None, caller={"HOME": str(home)})
     homes = {"HOME": scratch, "USERPROFILE": scratch, "LOCALAPPDATA": scratch}
-    quiet = {"OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
+    quiet = {"OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1", "OLLAMA_NUM_PARALLEL": "1"}
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(Path("/scratch")))
     assert env == {**homes, **temporary, **quiet, "OLLAMA_HOST": "127.0.0.1:0", "LLMPERF_EMULATOR": ""}
 
 
-def test_a_real_server_shares_the_models_and_the_compiled_kernels_of_its_caller(home: Path) -> None:
-    env = ollama.environment(Path("/scratch"), {}, emulated=False, caller={})
+def test_a_real_server_gets_its_models_and_the_compiled_kernels_of_its_caller(home: Path) -> None:
+    env = ollama.environment(Path("/scratch"), {}, models=STORE, caller={})
     assert env["CUDA_CACHE_PATH"] == str(home / ".nv/ComputeCache")
-    assert env["OLLAMA_MODELS"] == str(ollama.model_store({}))
-    named = {"CUDA_CACHE_PATH": "/cache", "OLLAMA_MODELS": "/models"}
-    assert named.items() <= ollama.environment(Path("/scratch"), {}, emulated=False, caller=named).items()
+    assert env["OLLAMA_MODELS"] == str(STORE)
+    named = {"CUDA_CACHE_PATH": "/cache"}
+    assert named.items() <= ollama.environment(Path("/scratch"), {}, models=STORE, caller=named).items()
+
+
+def test_slots_and_the_only_gpu_are_set(home: Path) -> None:
+    env = ollama.environment(Path("/scratch"), {}, models=STORE, slots=2, gpu="GPU-4711", caller={})
+    wanted = {"OLLAMA_NUM_PARALLEL": "2", "CUDA_VISIBLE_DEVICES": "GPU-4711", "ROCR_VISIBLE_DEVICES": "GPU-4711"}
+    assert wanted.items() <= env.items()
 
 
 def test_what_a_test_asks_for_wins(home: Path) -> None:
     extra = {"OLLAMA_KEEP_ALIVE": "0", "OLLAMA_HOST": "localhost:4321", "HTTP_PROXY": "mine"}
-    assert extra.items() <= ollama.environment(Path("/scratch"), extra, emulated=False, caller=BENDING).items()
-
-
-def test_the_callers_own_store_comes_before_the_default(home: Path) -> None:
-    assert ollama.model_store({"OLLAMA_MODELS": "/data/models"}) == Path("/data/models")
-    (home / ".ollama/models").mkdir(parents=True)
-    assert ollama.model_store({}) == home / ".ollama/models"
+    assert extra.items() <= ollama.environment(Path("/scratch"), extra, models=STORE, caller=BENDING).items()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:0", "http://127.0.0.1:80/", "localhost:1", "[::1]:11434"])
 def test_loopback_addresses_are_legal(host: str) -> None:
-    assert ollama.environment(Path(), {"OLLAMA_HOST": host}, emulated=True, caller={})["OLLAMA_HOST"] == host
+    assert ollama.environment(Path(), {"OLLAMA_HOST": host}, models=None, caller={})["OLLAMA_HOST"] == host
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "0.0.0.0:11434", ":0", "[::]:1", "192.168.0.7", "127.0.0.1.example.org"])
 def test_an_address_that_others_could_reach_is_refused(host: str) -> None:
     with pytest.raises(LlmperfError) as caught:
-        ollama.environment(Path(), {"OLLAMA_HOST": host}, emulated=False, caller={})
+        ollama.environment(Path(), {"OLLAMA_HOST": host}, models=STORE, caller={})
     assert str(caught.value) == (
         f"OLLAMA_HOST={host} would open the server to the network; use 127.0.0.1:0 (the server picks a port) or "
         "127.0.0.1:PORT"
