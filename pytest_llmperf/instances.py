@@ -12,11 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from pytest_llmperf import ollama
-from pytest_llmperf.legal import is_name
 from pytest_llmperf.model import LlmperfError
 from pytest_llmperf.scratch import MARK, Scratch
 from pytest_llmperf.server import Server, ServerError, terminated_as_interrupted
 from pytest_llmperf.store import model_store, view
+from pytest_llmperf.values import is_name
 
 _PORT_TAKEN = ("address already in use", "Only one usage of each socket address")
 _NO_CONDITIONS = frozenset({"OLLAMA_HOST", "OLLAMA_MODELS"})

@@ -1,22 +1,25 @@
-"""What may be written on the mark: a table of its keywords, a table of Ollama's options, and what each value must be.
-
-A server ignores an option it does not know and only notes it in its own log, so a misspelt name would measure another
-workload than the mark declares. Standard library only.
-"""
+"""What may be written on the mark: a table of its keywords and what each value must be. Standard library only."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
-from math import isfinite
-from reprlib import Repr
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pytest_llmperf.metrics import METRICS, Metric, gateable
 from pytest_llmperf.model import Agent, Contended, Topology
 from pytest_llmperf.policies import POLICIES
+from pytest_llmperf.values import (
+    Inside,
+    Legal,
+    in_options,
+    is_name,
+    is_number,
+    is_text,
+    is_texts,
+    is_whole,
+    shown,
+    unknown,
+)
 
 SCENARIOS = ("single_agent", "baseline_vs_chimera", "chimera_homo", "chimera_hetero")
 
@@ -26,106 +29,16 @@ MOST_AGENTS = 1000
 FLOOR_RUNS = 5
 """Runs that the bound of an absolute floor needs, a policy's level included."""
 
+ELSEWHERE: Mapping[str, str] = {
+    "OLLAMA_NUM_PARALLEL": "the mark declares it as slots=",
+    "OLLAMA_HOST": "every instance picks a free port of its own",
+    "CUDA_VISIBLE_DEVICES": "the mark declares it as gpus=",
+    "ROCR_VISIBLE_DEVICES": "the mark declares it as gpus=",
+}
+"""Environment variables that have a word of their own."""
+
 LEAST_PERCENT = 0.1
 """2995 clean runs show a contention under it; what is smaller was meant as a fraction."""
-
-Inside = Callable[[str, Any], Iterator[str]]
-
-_REPR = Repr()
-_REPR.maxstring = _REPR.maxother = 80
-
-
-@dataclass(frozen=True)
-class Legal:
-    """What a value may be: `phrase` reads after "must be", `fits` takes the whole value, `inside` checks its parts."""
-
-    phrase: str
-    fits: Callable[[Any], bool]
-    inside: Inside | None = None
-
-    def mistakes(self, where: str, value: object) -> Iterator[str]:
-        """One sentence per mistake in the value of the argument that `where` names."""
-        if self.fits(value):
-            yield from self.inside(where, value) if self.inside else ()
-        else:
-            hint = f"; write [{shown(value)}]" if isinstance(value, str) and self.phrase.startswith("a list") else ""
-            yield f"{where} must be {self.phrase}, not {shown(value)}{hint}"
-
-
-def shown(value: object) -> str:
-    """The value's repr on one line, shortened, and alike in every process: sets sorted, without addresses."""
-    return " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", _REPR.repr(value)).split())
-
-
-def closest(name: object, legal: Iterable[str]) -> str | None:
-    """The legal name that was probably meant."""
-    return next(iter(get_close_matches(str(name), legal, n=1)), None)
-
-
-def unknown(name: object, legal: Iterable[str], takes: str) -> str:
-    """The second half of a sentence on a name that isn't legal: the name, a guess, and what is legal."""
-    names = list(legal)
-    hint = f" (did you mean {guess}?)" if (guess := closest(name, names)) else ""
-    return f"{shown(name)}{hint}; {takes} {', '.join(names)}"
-
-
-def is_whole(value: object) -> bool:
-    """An int that isn't a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: object) -> bool:
-    """An int or a finite float; JSON has no word for the others."""
-    return is_whole(value) or (isinstance(value, float) and isfinite(value))
-
-
-def is_text(value: object) -> bool:
-    """A str with something in it."""
-    return isinstance(value, str) and bool(value.strip())
-
-
-def is_name(value: object) -> bool:
-    """A str that is a file name on every system."""
-    return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", value) is not None
-
-
-def is_texts(value: object) -> bool:
-    """A list or tuple of such texts."""
-    return isinstance(value, list | tuple) and all(is_text(text) for text in value)
-
-
-_WHOLE = Legal("a whole number", is_whole)
-_NUMBER = Legal("a number", is_number)
-_FLAG = Legal("True or False", lambda value: isinstance(value, bool))
-# White space is a usual stop sequence.
-_STOP = Legal(
-    "a list of texts",
-    lambda value: isinstance(value, list | tuple) and all(isinstance(text, str) and text for text in value),
-)
-
-_BY_TYPE = {
-    _WHOLE: "num_ctx num_batch num_gpu main_gpu num_thread draft_num_predict num_keep seed top_k "
-    "repeat_last_n mirostat",
-    _NUMBER: "temperature top_p min_p typical_p tfs_z repeat_penalty presence_penalty frequency_penalty "
-    "mirostat_eta mirostat_tau",
-    _FLAG: "use_mmap use_mlock numa low_vram vocab_only f16_kv logits_all penalize_newline",
-    _STOP: "stop",
-}
-
-OPTIONS: Mapping[str, Legal] = {name: legal for legal, names in _BY_TYPE.items() for name in names.split()}
-"""The fields of Ollama's `api.Options`, those that only servers from 0.1.17 to 0.5 take included; `tokens=` of the mark
-stands for `num_predict`."""
-
-
-def in_options(where: str, options: Mapping[str, Any]) -> Iterator[str]:
-    """One sentence per option that Ollama would ignore or refuse."""
-    for name, value in options.items():
-        if name in OPTIONS:
-            yield from OPTIONS[name].mistakes(f"{where}[{name!r}]", value)
-        elif name == "num_predict":
-            yield f"{where} has 'num_predict', which the mark declares once for all agents: use tokens={shown(value)}"
-        else:
-            yield f"{where} has no {unknown(name, sorted(OPTIONS), 'Ollama takes')}"
 
 
 def _one_of(*names: str) -> Legal:
@@ -186,6 +99,16 @@ def _in_contention(where: str, terms: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where} has no {unknown(name, OF_CONTENTION, 'it takes')}"
 
 
+def _in_env(where: str, variables: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in variables.items():
+        if not is_text(name):
+            yield f"{where} has {shown(name)}; an environment variable has a name"
+        elif name in ELSEWHERE:
+            yield f"{where} has {name!r}; {ELSEWHERE[name]}"
+        elif not isinstance(value, str):
+            yield f"{where}[{name!r}] must be a text, not {shown(value)}"
+
+
 def _in_agents(where: str, agents: int | Sequence[Agent]) -> Iterator[str]:
     for n, agent in enumerate(() if isinstance(agents, int) else agents):
         for word in agent.unknown:
@@ -226,6 +149,11 @@ WORDS: Mapping[str, Legal] = {
     "options": OF_AGENT["options"],
     "agents": Legal(f"a whole number from 1 to {MOST_AGENTS}, or a list of Agent(...)", _are_agents, _in_agents),
     "topology": _one_of(*get_args(Topology)),
+    "slots": _whole(1, "requests that an instance works on at once, OLLAMA_NUM_PARALLEL"),
+    "env": Legal(
+        "a dict of environment variables of every instance", lambda value: isinstance(value, Mapping), _in_env
+    ),
+    "gpus": _list_of("indexes or UUIDs of GPUs as texts, one per instance by turns"),
     "prompts": OF_AGENT["prompts"],
     "tokens": _whole(2, "num_predict of every request"),
     "max_runs": _whole(2, "runs at most; one run decides nothing"),

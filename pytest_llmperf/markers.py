@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pytest_llmperf.legal import WORDS, closest, shown, unknown
+from pytest_llmperf.legal import WORDS
 from pytest_llmperf.model import LlmperfError, Spec
-from pytest_llmperf.rules import Words, contradictions, spec
+from pytest_llmperf.rules import contradictions, spec
+from pytest_llmperf.team import Words
+from pytest_llmperf.values import closest, shown, unknown
 
 Holder = pytest.Item | pytest.Class | pytest.Module
 
@@ -117,7 +119,10 @@ def spec_of(item: pytest.Item) -> Spec:
     return spec(_merged(_layers(item)))
 
 
-SIDE_WORDS = ("scenario", "model", "options", "agents", "topology", "prompts", "tokens", "warmup_requests", "solo_runs")
+SIDE_WORDS = (
+    *("scenario", "model", "options", "agents", "topology", "slots", "env", "gpus", "prompts", "tokens"),
+    *("warmup_requests", "solo_runs"),
+)
 """What the two sides of a comparison may differ in; how they are judged is the mark's alone."""
 
 

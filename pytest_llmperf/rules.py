@@ -6,17 +6,17 @@ Standard library only. Every rule gets words that are free of mistakes of their 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
-from pytest_llmperf import policies
-from pytest_llmperf.legal import FLOOR_RUNS, WORDS, is_number, shown, unknown
+from pytest_llmperf import policies, team
+from pytest_llmperf.legal import FLOOR_RUNS, WORDS
 from pytest_llmperf.metrics import METRICS, default_gated, gateable
-from pytest_llmperf.model import Agent, Contention, Spec, Workload
+from pytest_llmperf.model import Contention, Spec
 from pytest_llmperf.plan import PAIRED_RUNS
+from pytest_llmperf.team import Words
+from pytest_llmperf.values import is_number, shown, unknown
 
-PROMPT = "Explain in detail how a bicycle stays upright while it is ridden and why it falls over when it stands still."
 MOST_GAIN = 10
 """by=15 is meant as 15 %: nothing gets 15 times as fast."""
 
@@ -25,94 +25,32 @@ BLIND = frozenset({"overlap_efficiency", "speedup"})
 
 OF_SEVERAL = frozenset({"overlap_efficiency", "parallel_efficiency", "speedup"})
 
-Words = Mapping[str, Any]
-
-
-def _team(words: Words) -> Sequence[Agent]:
-    agents: int | Sequence[Agent] = words.get("agents", 1 if words["scenario"] == "single_agent" else 2)
-    return [Agent()] * agents if isinstance(agents, int) else agents
-
-
-def _is_list(words: Words) -> bool:
-    return isinstance(words.get("agents"), list | tuple)
-
-
-def _workloads(words: Words) -> tuple[Workload, ...]:
-    return tuple(_workload(words, n, agent) for n, agent in enumerate(_team(words), 1))
-
-
-def _workload(words: Words, n: int, agent: Agent) -> Workload:
-    on_defaults = n == 1 and words["scenario"] == "baseline_vs_chimera"
-    return Workload(
-        name=agent.name or f"agent{n}",
-        model=agent.model or words.get("model", ""),
-        options={} if on_defaults else {**words.get("options", {}), **(agent.options or {})},
-        prompts=tuple(agent.prompts or words.get("prompts", [PROMPT])),
-        tokens=words.get("tokens", 128),
-    )
-
 
 def _deployed(words: Words) -> Spec:
     """The agents on their instances and the policies they are held to, everything else left out."""
     return Spec(
         scenario=words["scenario"],
-        agents=_workloads(words),
+        agents=team.workloads(words),
         topology=words.get("topology", Spec.topology),
+        slots=words.get("slots", Spec.slots),
+        env=dict(words.get("env", {})),
+        gpus=tuple(words.get("gpus", ())),
         policies=tuple(dict.fromkeys(words.get("policies", ()))),
     )
 
 
 def _gated(words: Words) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(words["metrics"])) if "metrics" in words else default_gated(len(_team(words)))
+    return tuple(dict.fromkeys(words["metrics"])) if "metrics" in words else default_gated(len(team.agents(words)))
 
 
 def _solo_runs(words: Words) -> int:
-    default = 0 if len(_team(words)) == 1 else 3 if "parallel_efficiency" in _gated(words) else 1
+    default = 0 if len(team.agents(words)) == 1 else 3 if "parallel_efficiency" in _gated(words) else 1
     return int(words.get("solo_runs", default))
-
-
-def _models(words: Words) -> Iterator[str]:
-    bare = [f"agents[{n}]" for n, agent in enumerate(_workloads(words)) if not agent.model]
-    if bare and _is_list(words):
-        yield f"needs model= on the mark or on every Agent; {', '.join(bare)} has none"
-    elif bare:
-        yield "needs model=, such as model='gemma3:4b-it-q4_K_M'"
-
-
-def _head_count(words: Words) -> Iterator[str]:
-    scenario, count = words["scenario"], len(_team(words))
-    if scenario == "single_agent" and count != 1:
-        yield f"agents must be exactly 1 for scenario='single_agent', not {count}"
-    elif scenario == "chimera_hetero" and not _is_list(words):
-        yield "scenario='chimera_hetero' needs agents=[Agent(...), Agent(...)] that differ in model or options"
-    elif scenario != "single_agent" and count < 2:
-        yield f"agents must be 2 or more for scenario={scenario!r}, not {count}"
-
-
-def _names(words: Words) -> Iterator[str]:
-    taken: dict[str, int] = {}
-    for n, agent in enumerate(_workloads(words)):
-        if (first := taken.setdefault(agent.name, n)) != n:
-            yield f"agents[{n}] and agents[{first}] are both named {agent.name!r}; every agent needs a name of its own"
-
-
-def _contrast(words: Words) -> Iterator[str]:
-    scenario, agents = words["scenario"], _workloads(words)
-    kinds = [(agent.model, agent.options) for agent in agents]
-    odd = next((n for n, kind in enumerate(kinds) if kind != kinds[0]), None)
-    if scenario == "chimera_homo" and odd:
-        yield f"agents must be alike for scenario='chimera_homo', but agents[{odd}] has another model or other options"
-    elif scenario == "chimera_hetero" and odd is None and _is_list(words) and len(agents) > 1:
-        yield "agents must differ in model or options for scenario='chimera_hetero', but they are all alike"
-    elif scenario == "baseline_vs_chimera" and _team(words)[0].options:
-        yield "agents[0].options must be left out for scenario='baseline_vs_chimera': agent 1 has the server's defaults"
-    elif scenario == "baseline_vs_chimera" and len(agents) > 1 and not any(agent.options for agent in agents):
-        yield "scenario='baseline_vs_chimera' compares options with the server's defaults: it needs options={...}"
 
 
 def _measurable(words: Words) -> Iterator[str]:
     wanted = dict.fromkeys([*_gated(words), *words.get("floors", ())])
-    if len(_team(words)) == 1:
+    if len(team.agents(words)) == 1:
         for name in wanted:
             if name in OF_SEVERAL:
                 yield f"{name} needs several agents and can't be gated or have a floor here; the test has 1"
@@ -167,7 +105,7 @@ def _tells_contention(words: Words) -> Iterator[str]:
     if allowed is None:
         return
     if allowed.contended == "speedup < 1.5":
-        if len(_team(words)) == 1:
+        if len(team.agents(words)) == 1:
             yield f"contention: {allowed.contended!r} needs several agents; the test has 1"
     elif not _gated(words):
         yield (
@@ -177,10 +115,12 @@ def _tells_contention(words: Words) -> Iterator[str]:
 
 
 RULES: Sequence[tuple[str, Callable[[Words], Iterator[str]]]] = (
-    ("scenario model agents", _models),
-    ("scenario agents", _head_count),
-    ("scenario agents", _names),
-    ("scenario agents model options", _contrast),
+    ("scenario model agents", team.models),
+    ("scenario agents", team.head_count),
+    ("scenario agents", team.names),
+    ("scenario agents model options", team.contrast),
+    ("scenario agents model options topology", team.reloads),
+    ("scenario agents topology gpus", team.pins),
     ("scenario agents metrics floors solo_runs", _measurable),
     ("metrics floors policies contention", _gates_something),
     ("scenario agents metrics", _gates_the_pace),

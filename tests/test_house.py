@@ -15,13 +15,13 @@ DOORS = {
     "h11": {"stream"},
     "pydantic": {"baseline"},
     "pydantic_core": {"baseline"},
-    "filelock": {"server"},
-    "psutil": {"server", "identity"},
+    "filelock": {"lane", "scratch"},
+    "psutil": {"server", "identity", "scratch"},
     "tabulate": {"report.words"},
 }
 PURE = {
     *("advice", "gate", "judgement", "legal", "limits", "measured", "metrics", "model", "outcome", "plan", "policies"),
-    *("remarks", "rules", "selfcheck", "stats", "traffic", "triggers", "verdicts"),
+    *("remarks", "rules", "selfcheck", "stats", "team", "traffic", "triggers", "values", "verdicts"),
 }
 DOOR_MODULES = {"agents", "baseline", "identity", "ollama", "server", "stream"} | {
     f"report.{path.stem}" for path in (HOUSE / "report").glob("*.py") if path.stem != "__init__"

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_llmperf import markers, rules
-from pytest_llmperf.legal import OF_CONTENTION, OPTIONS, WORDS
+from pytest_llmperf import markers, team
+from pytest_llmperf.legal import OF_CONTENTION, WORDS
 from pytest_llmperf.metrics import METRICS, gateable
 from pytest_llmperf.model import Agent, Contention, LlmperfError, Spec, Workload
 from pytest_llmperf.policies import POLICIES
+from pytest_llmperf.values import OPTIONS
 
 pytest_plugins = ("pytester",)
 
@@ -98,6 +99,25 @@ WRONG_VALUES = [
         "agents[0].name must be letters, digits, - and _ (it names a folder), not ''",
     ),
     ({"topology": "split"}, "topology must be 'dedicated' or 'shared', not 'split'"),
+    (
+        {"slots": 0},
+        (
+            "slots must be a whole number of at least 1 (requests that an instance works on at once, "
+            "OLLAMA_NUM_PARALLEL), not 0"
+        ),
+    ),
+    ({"env": "A=1"}, "env must be a dict of environment variables of every instance, not 'A=1'"),
+    ({"env": {"OLLAMA_KEEP_ALIVE": 5}}, "env['OLLAMA_KEEP_ALIVE'] must be a text, not 5"),
+    ({"env": {"OLLAMA_NUM_PARALLEL": "2"}}, "env has 'OLLAMA_NUM_PARALLEL'; the mark declares it as slots="),
+    ({"env": {"OLLAMA_HOST": "0.0.0.0"}}, "env has 'OLLAMA_HOST'; every instance picks a free port of its own"),
+    ({"env": {"": "x"}}, "env has ''; an environment variable has a name"),
+    (
+        {"gpus": "0"},
+        (
+            "gpus must be a list of one or more indexes or UUIDs of GPUs as texts, one per instance by turns, not '0'; "
+            "write ['0']"
+        ),
+    ),
     (
         {"prompts": "Hi"},
         f"prompts must be {WORDS['prompts'].phrase}, not 'Hi'; write ['Hi']",
@@ -276,6 +296,15 @@ CONTRADICTIONS = [
         f"contention: 'ttft doubled' {BASELESS} list metrics, or take contended='speedup < 1.5'",
     ),
     ({**HOMO, "metrics": [], "policies": []}, NOTHING),
+    (
+        {**BASELINE, "options": {"num_ctx": 512, "temperature": 1}, "topology": "shared"},
+        (
+            "agents[0] and agents[1] share a server and its model but differ in num_ctx: each request would load the "
+            "model anew; make them equal, or take topology='dedicated'"
+        ),
+    ),
+    ({**HOMO, "gpus": ["0", "1", "2"]}, "gpus names 3 GPUs for 2 instances; each has one at most"),
+    ({**HOMO, "topology": "shared", "gpus": ["0", "1"]}, "gpus names 2 GPUs for 1 instance; each has one at most"),
 ]
 
 
@@ -303,6 +332,8 @@ LEGAL = [
     {**HOMO, "contention": {"target": 5, "limit": 5, "contended": "ttft +3 s"}},
     {**ALONE, "policies": ["appendix-h2"], "contention": {"target": 0.1, "limit": 100}},
     {**HOMO, "policies": []},
+    {**HOMO, "slots": 2, "env": {"OLLAMA_FLASH_ATTENTION": "1"}, "gpus": ("GPU-4711",)},
+    {**BASELINE, "options": {"num_gpu": 80, "temperature": 1}, "topology": "shared"},
     {**HOMO, "metrics": ("parallel_efficiency",), "margins": {"parallel_efficiency": 0.02}, "solo_runs": 1},
 ]
 
@@ -395,7 +426,7 @@ def test_defaults(spec: Callable[..., Spec]) -> None:
     assert spec(**HOMO, options={"num_ctx": 512}) == Spec(
         scenario="chimera_homo",
         agents=tuple(
-            Workload(name=name, model="m", options={"num_ctx": 512}, prompts=(rules.PROMPT,), tokens=128)
+            Workload(name=name, model="m", options={"num_ctx": 512}, prompts=(team.PROMPT,), tokens=128)
             for name in ("agent1", "agent2")
         ),
         topology="dedicated",
@@ -415,7 +446,10 @@ def test_every_word_reaches_the_spec(spec: Callable[..., Spec]) -> None:
         **HETERO,
         "options": {"num_ctx": 512},
         "agents": agents,
-        "topology": "shared",
+        "topology": "dedicated",
+        "slots": 2,
+        "env": {"OLLAMA_FLASH_ATTENTION": "1"},
+        "gpus": ["0", "1"],
         "prompts": ["z"],
         "tokens": 16,
         "max_runs": 7,
@@ -436,7 +470,9 @@ def test_every_word_reaches_the_spec(spec: Callable[..., Spec]) -> None:
             Workload(name="left", model="a", options={"num_ctx": 512, "top_k": 3}, prompts=("x", "y"), tokens=16),
             Workload(name="agent2", model="m", options={"num_ctx": 9}, prompts=("z",), tokens=16),
         ),
-        topology="shared",
+        slots=2,
+        env={"OLLAMA_FLASH_ATTENTION": "1"},
+        gpus=("0", "1"),
         max_runs=7,
         warmup_requests=0,
         solo_runs=2,
