@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pytest_llmperf.assertions import Gate
     from pytest_llmperf.comparison import Comparison
     from pytest_llmperf.gate import judge, judge_gain
-    from pytest_llmperf.instances import Instance
+    from pytest_llmperf.instance import Instance
     from pytest_llmperf.judgement import Judgement
     from pytest_llmperf.measured import Measured
     from pytest_llmperf.model import Agent, LlmperfError

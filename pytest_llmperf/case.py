@@ -33,7 +33,7 @@ class Case:
     @property
     def machine(self) -> str:
         """The folder of this machine's baselines."""
-        return identity.machine_name(emulated=self.settings.emulated)
+        return identity.machine_name(emulated=self.settings.emulated, servers=self.settings.servers)
 
     @property
     def key(self) -> str:

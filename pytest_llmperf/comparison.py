@@ -36,8 +36,8 @@ class Comparison:
     def __init__(self, test: str, machine: str, control: Bench, treatment: Bench) -> None:
         self._test, self._machine = test, machine
         self._benches = control, treatment
-        self._conditions: tuple[Conditions, Conditions] = control.conditions(), treatment.conditions()
         self._load()
+        self._conditions: tuple[Conditions, Conditions] = control.conditions(), treatment.conditions()
         for bench in self._benches:
             bench.warm_up()
         for bench in self._benches:  # in turns, like the runs
@@ -78,6 +78,7 @@ class Comparison:
             emulated=bench.instances[0].emulated,
             conditions=self._conditions[number],
             sessions=(bench.so_far(),),
+            unverified=tuple(bench.unverified()),
         )
 
     def _load(self) -> None:

@@ -17,24 +17,44 @@ from pytest_llmperf import keys
 
 if TYPE_CHECKING:
     from pytest_llmperf.assertions import Gate
-    from pytest_llmperf.instances import Fleet, Instance
+    from pytest_llmperf.instance import Instance
+    from pytest_llmperf.instances import Fleet
     from pytest_llmperf.model import Spec
 
 
 class InstanceFactory(Protocol):
     """What the `ollama_factory` fixture gives."""
 
-    def __call__(self, name: str | None = None, env: Mapping[str, str] | None = None) -> Instance:
-        """Start one more instance for this test; `env` goes over the plugin's own environment variables."""
+    def __call__(
+        self,
+        name: str | None = None,
+        env: Mapping[str, str] | None = None,
+        *,
+        slots: int = 1,
+        gpu: str | None = None,
+    ) -> Instance:
+        """Start one more instance for this test; `env` goes over the plugin's own environment variables.
+
+        It works on `slots` requests at once and sees only `gpu`, an index or a UUID, or all GPUs.
+        """
 
 
 @pytest.fixture
-def _llmperf_fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
+def ollama_env() -> Mapping[str, str]:
+    """Environment variables that every instance gets: none, until you override this fixture in a conftest.py."""
+    return {}
+
+
+@pytest.fixture
+def _llmperf_fleet(request: pytest.FixtureRequest, ollama_env: Mapping[str, str]) -> Iterator[Fleet]:
     """All instances of this test; they are stopped, and the device lane given back, whatever happens."""
+    from pytest_llmperf import markers
     from pytest_llmperf.measuring import open_fleet
 
+    node, say = request.node, partial(_say, request.config)
     with _plainly():
-        fleet = open_fleet(request.config.stash[keys.SETTINGS], request.node.nodeid, partial(_say, request.config))
+        gpus = markers.spec_of(node).gpus if markers.marked(node) else ()
+        fleet = open_fleet(request.config.stash[keys.SETTINGS], node.nodeid, say, ollama_env, gpus)
     try:
         yield fleet
     finally:
@@ -45,9 +65,11 @@ def _llmperf_fleet(request: pytest.FixtureRequest) -> Iterator[Fleet]:
 def ollama_factory(_llmperf_fleet: Fleet) -> InstanceFactory:
     """Start any number of isolated instances for this test, each with any environment."""
 
-    def start(name: str | None = None, env: Mapping[str, str] | None = None) -> Instance:
+    def start(
+        name: str | None = None, env: Mapping[str, str] | None = None, *, slots: int = 1, gpu: str | None = None
+    ) -> Instance:
         with _plainly():
-            return _llmperf_fleet.start(name, env)
+            return _llmperf_fleet.start(name, env, slots=slots, gpu=gpu)
 
     return start
 
@@ -59,11 +81,11 @@ def ollama(ollama_factory: InstanceFactory) -> Instance:
 
 
 @pytest.fixture
-def ollama_instances(request: pytest.FixtureRequest, ollama_factory: InstanceFactory) -> list[Instance]:
+def ollama_instances(request: pytest.FixtureRequest, _llmperf_fleet: Fleet) -> list[Instance]:
     """The instances of the mark's topology: one per agent (dedicated) or one for all (shared)."""
     spec = _declared(request.node)
-    names = [agent.name for agent in spec.agents] if spec.topology == "dedicated" else ["shared"]
-    return [ollama_factory(name) for name in names]
+    with _plainly():
+        return _llmperf_fleet.deploy(spec)
 
 
 @pytest.fixture
@@ -73,12 +95,13 @@ def llmperf(request: pytest.FixtureRequest) -> Gate:
     from pytest_llmperf.assertions import Gate
     from pytest_llmperf.case import Case
     from pytest_llmperf.measuring import Measurement
+    from pytest_llmperf.spending import Purse
 
     node, stash = request.node, request.config.stash
     settings, marked = stash[keys.SETTINGS], stash[keys.MARKED]
     case = Case(node.nodeid, _declared(node), settings, marked)
-    measurement = Measurement(case, request.getfixturevalue)
-    gate = node.stash[keys.GATE] = Gate(case, measurement, partial(markers.side_of, node))
+    measurement = Measurement(case, request.getfixturevalue, partial(_say, request.config))
+    gate = node.stash[keys.GATE] = Gate(case, measurement, partial(markers.side_of, node), Purse.of(request))
     return gate
 
 

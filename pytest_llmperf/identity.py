@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -25,11 +26,28 @@ EMULATED_MACHINE = "emulated-rtx4080"
 EMULATOR_PHYSICS = 1
 """Raised by hand when the emulated device behaves differently."""
 
+LOCAL = frozenset({"ollama", "ollama that ran already"})
+"""The backends that are on this host."""
 
-def machine_name(*, emulated: bool) -> str:
-    """The folder of this machine's baselines: processor, cores and system, e.g. `amd-ryzen-9-7945hx-32c-linux`."""
+
+def machine_name(*, emulated: bool, servers: Sequence[str] = ()) -> str:
+    """The folder of this machine's baselines: processor, cores and system, e.g. `amd-ryzen-9-7945hx-32c-linux`.
+
+    What servers that ran already gave is kept apart; of those on another machine nothing is known but where they are.
+    """
     if emulated:
         return EMULATED_MACHINE
+    if not all(map(is_local, servers)):
+        return f"remote-{text_hash(servers)[:8]}"
+    return f"{_own_name()}-attached" if servers else _own_name()
+
+
+def is_local(url: str) -> bool:
+    """Whether a server's URL leads to this machine."""
+    return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
+
+
+def _own_name() -> str:
     name = re.sub(r"\((r|tm|c)\)|\b(cpu|processor|with|graphics)\b|@.*", " ", processor().lower())
     words = re.sub(r"[^a-z0-9]+", "-", name).strip("-")[:40].rstrip("-") or platform.machine().lower()
     return f"{words}-{psutil.cpu_count() or 1}c-{platform.system().lower()}"
@@ -57,7 +75,8 @@ def hardware() -> Conditions:
 
 def declared(spec: Spec) -> Conditions:
     """What the mark declares, one field per fact: scenario, topology, and each agent's model, options and work."""
-    facts: Conditions = {"scenario": spec.scenario, "topology": spec.topology, "agents": len(spec.agents)}
+    facts: Conditions = {"scenario": spec.scenario, "topology": spec.topology, "slots": spec.slots}
+    facts |= {"agents": len(spec.agents)}
     return facts | _of_agents([_work(agent) for agent in spec.agents])
 
 
@@ -70,7 +89,7 @@ def _of_agents(each: Sequence[Conditions]) -> Conditions:
 
 def _work(agent: Workload) -> Conditions:
     options = {f"options.{name}": _plain(value) for name, value in agent.options.items()}
-    return {"model": agent.model, **options, "prompts": _hash(agent.prompts), "tokens": agent.tokens}
+    return {"model": agent.model, **options, "prompts": text_hash(agent.prompts), "tokens": agent.tokens}
 
 
 def _plain(value: OptionValue) -> str | int | float | bool:
@@ -79,23 +98,31 @@ def _plain(value: OptionValue) -> str | int | float | bool:
 
 def content_key(spec: Spec) -> str:
     """A hash of what the mark declares: equal for a test before and after it was renamed."""
-    return _hash(declared(spec))
+    return text_hash(declared(spec))
 
 
-def _hash(value: Sequence[str] | Mapping[str, Any]) -> str:
+def text_hash(value: str | Sequence[str] | Mapping[str, Any]) -> str:
+    """Twelve hex digits for what JSON can say."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def conditions(
-    spec: Spec, *, emulated: bool, version: str, gpu: str | None, models: Mapping[str, Mapping[str, Any]]
+def conditions(  # noqa: PLR0913  # one keyword per source
+    spec: Spec,
+    *,
+    backend: str,
+    version: str,
+    gpu: str | None,
+    models: Sequence[Mapping[str, Any]],
+    in_force: Sequence[Mapping[str, str | int]],
 ) -> Conditions:
-    """All conditions of a measurement; of an emulated one nothing of the host is among them.
+    """All conditions of a measurement; of an emulated or a remote one nothing of this host is among them.
 
-    `models` are the server's own entries (`digest`, `details`) by the name the mark uses.
+    `models` are the servers' own entries (`digest`, `details`) by agent, `in_force` what they loaded it with.
     """
-    facts: Conditions = {"harness": HARNESS, "server": f"ollama {version}", "gpu": gpu}
-    facts |= {"backend": "emulator", "physics": EMULATOR_PHYSICS} if emulated else {"backend": "ollama", **hardware()}
-    return facts | declared(spec) | _of_agents([_weights(models[agent.model]) for agent in spec.agents])
+    facts: Conditions = {"harness": HARNESS, "server": f"ollama {version}", "gpu": gpu, "backend": backend}
+    facts |= {"physics": EMULATOR_PHYSICS} if backend == "emulator" else {}
+    facts |= hardware() if backend in LOCAL else {}
+    return facts | declared(spec) | _of_agents([{**_weights(m), **f} for m, f in zip(models, in_force, strict=True)])
 
 
 def _weights(entry: Mapping[str, Any]) -> Conditions:

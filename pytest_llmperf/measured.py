@@ -14,7 +14,8 @@ class Measured:
     """What `llmperf.measure()` returns: the sessions it measured and the conditions they were taken under.
 
     `measured["ttft"]` is a metric's summary over the kept runs in the metric's own unit: the median, for
-    `contention_rate` the share of contended runs, for `cv` the variation of total_throughput.
+    `contention_rate` the share of contended runs, for `cv` the variation of total_throughput. `unverified` names what
+    the mark declares and the servers don't tell whether it is in force.
     """
 
     test: str
@@ -22,6 +23,7 @@ class Measured:
     emulated: bool
     conditions: Mapping[str, str | int | float | bool | None]
     sessions: tuple[Session, ...]
+    unverified: tuple[str, ...] = ()
 
     def series(self, metric: str) -> list[float]:
         """The metric's values over all kept runs, in run order."""

@@ -2,40 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from pytest_llmperf import baseline as files
-from pytest_llmperf import identity, limits, ollama, plan, selfcheck, triggers, verdicts
+from pytest_llmperf import gpu, identity, limits, ollama, plan, selfcheck, triggers, verdicts
+from pytest_llmperf.attached import AttachedFleet
 from pytest_llmperf.case import Case
 from pytest_llmperf.comparison import Comparison
+from pytest_llmperf.instance import Instance
 from pytest_llmperf.instances import Fleet
-from pytest_llmperf.lane import device_lane
+from pytest_llmperf.lane import device_lane, machine_lanes
 from pytest_llmperf.measured import Measured
-from pytest_llmperf.model import Baseline, Session, Spec
+from pytest_llmperf.model import Baseline, LlmperfError, Session, Spec
 from pytest_llmperf.outcome import Check
 from pytest_llmperf.protocol import Bench
 from pytest_llmperf.settings import Settings
+from pytest_llmperf.surroundings import Surroundings
+
+Say = Callable[[str], None]
 
 
-def open_fleet(settings: Settings, test: str, say: Callable[[str], None]) -> Fleet:
+def open_fleet(
+    settings: Settings, test: str, say: Say, env: Mapping[str, str] | None = None, gpus: Sequence[str] = ()
+) -> Fleet:
     """A fleet for one test: nothing is started yet. Raises LlmperfError where there is no server to start.
 
-    `say` gets a sentence when the device lane is somebody else's for the time being.
+    Every instance gets `env`; the test keeps to `gpus`, or to none in particular. `say` gets a sentence when the device
+    lane is somebody else's for the time being.
     """
     if settings.emulated:
-        return Fleet(None, device_lane(identity.EMULATED_MACHINE, test, say))
-    return Fleet(ollama.find(settings.ollama, settings.rootdir), device_lane("machine", test, say))
+        return Fleet(None, device_lane(identity.EMULATED_MACHINE, test, say), env or {})
+    if settings.servers:
+        remote = [f"remote-{identity.text_hash(url)}" for url in settings.servers if not identity.is_local(url)]
+        return AttachedFleet(settings.servers, machine_lanes(remote or _devices(()), test, say))
+    binary = ollama.find(settings.ollama, settings.rootdir)
+    return Fleet(binary, machine_lanes(_devices(gpus), test, say), env or {})
+
+
+def _devices(pinned: Sequence[str]) -> list[str]:
+    """The lanes of a test that keeps to these GPUs: theirs; of one that does not, all and the machine's."""
+    known = gpu.gpus()
+    for name in pinned:
+        if known and not any(name in (str(each.index), each.uuid) for each in known):
+            have = ", ".join(f"{each.index} ({each.uuid})" for each in known)
+            raise LlmperfError(f"gpus names {name!r}; this machine has {have}")
+    if not (pinned and known):
+        return ["machine", *(each.uuid for each in known)]
+    return [each.uuid for each in known if {str(each.index), each.uuid} & {*pinned}]
 
 
 class Measurement:
-    """What happens between the mark and the numbers; `fixture` gets one of the plugin's fixtures for this test."""
+    """What happens between the mark and the numbers; `fixture` gets one of the plugin's fixtures for this test.
 
-    def __init__(self, case: Case, fixture: Callable[[str], Any]) -> None:
-        self._case, self._fixture = case, fixture
+    `say` gets a sentence when the machine is not quiet enough to measure.
+    """
+
+    def __init__(self, case: Case, fixture: Callable[[str], Any], say: Say) -> None:
+        self._case, self._fixture, self._say = case, fixture, say
         self._fleet: Fleet | None = None
 
     def find_server(self) -> Fleet:
@@ -52,8 +79,9 @@ class Measurement:
         settings, spec, fleet = self._case.settings, self._case.spec, self.find_server()
         if settings.rebaseline:
             files.check_root(settings.baselines, writing=True)
-        bench = Bench(spec, self._fixture("ollama_instances"))
-        conditions = bench.conditions()
+        bench = self._bench(spec, self._fixture("ollama_instances"))
+        bench.load()
+        conditions, unverified = bench.conditions(), bench.unverified()
         comparable = against if against and not triggers.fired(against.conditions, conditions) else None
         bench.usual_ttft = _usual_ttft(comparable)
         brief = (min(plan.SESSION_RUNS, spec.max_runs),)
@@ -63,8 +91,9 @@ class Measurement:
             sessions = [bench.session(plan.looks(spec.max_runs), partial(self._decided, comparable))]
         while len(sessions) < self._sessions(sessions[0], comparable):
             fleet.new_session()
+            bench.load()
             sessions.append(bench.session(brief))
-        return self._measured(conditions, sessions)
+        return self._measured(conditions, sessions, unverified)
 
     def compare(self, control: Spec, treatment: Spec) -> Comparison:
         """Start and load both sides' servers, in one session."""
@@ -76,22 +105,27 @@ class Measurement:
         """Sessions as they are, each with as many runs through relays that slow it down by two margins."""
         spec, fleet = self._case.spec, self.find_server()
         instances = self._fixture("ollama_instances")
-        bench = Bench(spec, instances)
-        conditions = bench.conditions()
+        bench = self._bench(spec, instances)
         factors = selfcheck.factors(spec)
         unchanged, slowed = list[Session](), list[Session]()
         while len(unchanged) < self._case.settings.sessions:
             if unchanged:
                 fleet.new_session()
+            bench.load()
             unchanged.append(bench.session((spec.max_runs,)))
             if factors != selfcheck.NO_SLOWER:
-                relayed = Bench(spec, instances, addresses=fleet.relayed(*factors))
+                relayed = self._bench(spec, instances, fleet.relayed(*factors))
+                relayed.load()
                 slowed.append(relayed.session((spec.max_runs,)))
-        return self._measured(conditions, unchanged), selfcheck.check(spec, unchanged, slowed)
+        measured = self._measured(bench.conditions(), unchanged, bench.unverified())
+        return measured, selfcheck.check(spec, unchanged, slowed)
 
     def _side(self, fleet: Fleet, side: str, spec: Spec) -> Bench:
-        servers = len(spec.agents) if spec.topology == "dedicated" else 1
-        return Bench(spec, [fleet.start(f"{side}{number}") for number in range(1, servers + 1)])
+        return self._bench(spec, fleet.deploy(spec, side))
+
+    def _bench(self, spec: Spec, instances: Sequence[Instance], addresses: Sequence[str] = ()) -> Bench:
+        around = Surroundings(instances, self._case.settings.quiet_wait_s, self._say)
+        return Bench(spec, instances, addresses=addresses, around=around)
 
     def _decided(self, comparable: Baseline | None, session: Session) -> bool:
         spec = self._case.spec
@@ -102,13 +136,16 @@ class Measurement:
             return self._case.settings.sessions
         return 2 if comparable and verdicts.doubtful(self._case.spec, first, comparable) else 1
 
-    def _measured(self, conditions: identity.Conditions, sessions: Sequence[Session]) -> Measured:
+    def _measured(
+        self, conditions: identity.Conditions, sessions: Sequence[Session], unverified: Sequence[str]
+    ) -> Measured:
         return Measured(
             test=self._case.test,
             machine=self._case.machine,
-            emulated=self._case.settings.emulated,
+            emulated=conditions["backend"] == "emulator",
             conditions=conditions,
             sessions=tuple(sessions),
+            unverified=tuple(unverified),
         )
 
     def logs(self) -> list[Path]:

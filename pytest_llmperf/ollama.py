@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 
-from pytest_llmperf.model import InvalidRunError, LlmperfError, OptionValue, Workload
-from pytest_llmperf.traffic import Exchange, Line, Recording
+from pytest_llmperf.chat import error_text
+from pytest_llmperf.model import InvalidRunError, LlmperfError, OptionValue
 
 START_LIMIT_S = 60.0
+UNLOAD_LIMIT_S = 60.0
 LOAD_LIMIT_S = 600.0
 """A large model comes off a slow disk in minutes; Ollama's own limit is 5 min without progress."""
-
-SEED = 1
-"""Sent with every request unless the options name another: equal prompts then give equal work."""
 
 _SCRUBBED = re.compile(r"(OLLAMA_|LLAMA_ARG_|GGML_|LLMPERF_EMULATOR$|(HTTPS?|ALL|NO)_PROXY$)", re.IGNORECASE)
 _LISTENING = re.compile(r"Listening on (?P<host>\S+):(?P<port>\d+) \(version")
@@ -116,7 +113,8 @@ class Control:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._client = httpx.Client(base_url=url, trust_env=False, timeout=10)
+        # no certificate store for plain HTTP: to read it takes longer than a server takes to start
+        self._client = httpx.Client(base_url=url, trust_env=False, timeout=10, verify=False)  # noqa: S501
 
     def __enter__(self) -> Self:
         """Usable in a `with`: the connections are closed at its end."""
@@ -143,10 +141,24 @@ class Control:
         answer = self._answer("GET", "/api/ps")
         return None if answer.status_code == httpx.codes.NOT_FOUND else list(self._body("/api/ps", answer)["models"])
 
-    def load(self, model: str, options: Mapping[str, OptionValue]) -> None:
+    def load(self, model: str, options: Mapping[str, OptionValue], keep_alive: int | str = -1) -> None:
         """Load a model and wait for it: an empty prompt generates nothing and needs no reply."""
-        body = {"model": model, "options": dict(options), "keep_alive": -1, "stream": False}
+        body = {"model": model, "options": dict(options), "keep_alive": keep_alive, "stream": False}
         self._call("POST", "/api/generate", body, LOAD_LIMIT_S)
+
+    def unload(self, model: str) -> None:
+        """Unload a model and wait until it is gone; the server's own answer comes before that."""
+        self._call("POST", "/api/generate", {"model": model, "keep_alive": 0, "stream": False})
+        give_up = time.monotonic() + UNLOAD_LIMIT_S
+        while entry_of(model, self.loaded() or ()):
+            if time.monotonic() > give_up:
+                raise InvalidRunError(f"{self._url} still has {model} in memory {UNLOAD_LIMIT_S:g} s after its unload")
+            time.sleep(0.05)
+
+    def is_emulator(self) -> bool:
+        """Whether the emulator answers: it says so in every response."""
+        server: str = self._answer("GET", "/api/version").headers.get("server", "")
+        return server.startswith("pytest-llmperf-emulator")
 
     def _call(self, method: str, path: str, body: object = None, limit_s: float = 30) -> dict[str, Any]:
         return self._body(path, self._answer(method, path, body, limit_s))
@@ -159,16 +171,15 @@ class Control:
 
     def _body(self, path: str, answer: httpx.Response) -> dict[str, Any]:
         if answer.is_error:
-            raise InvalidRunError(f"{self._url}{path} answered {answer.status_code}: {_error_text(answer.text)}")
+            raise InvalidRunError(f"{self._url}{path} answered {answer.status_code}: {error_text(answer.text)}")
         found: dict[str, Any] = answer.json()
         return found
 
 
-def _error_text(body: str) -> str:
-    try:
-        return str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return body.strip()[:200] or "nothing"
+def answers(url: str) -> bool:
+    """Whether a server answers a question that costs it nothing, within seconds."""
+    with Control(url) as control:
+        return control.ready() is not None
 
 
 def digest_of(model: str, models: Mapping[str, Mapping[str, Any]], store: str) -> Mapping[str, Any]:
@@ -180,54 +191,6 @@ def digest_of(model: str, models: Mapping[str, Mapping[str, Any]], store: str) -
     return found
 
 
-def request(workload: Workload, prompt: str, url: str) -> bytes:
-    """One streaming /api/chat request as it goes over the wire."""
-    options = {"seed": SEED, **workload.options, "num_predict": workload.tokens}
-    message = {"role": "user", "content": prompt}
-    payload = {"model": workload.model, "messages": [message], "options": options, "keep_alive": -1, "stream": True}
-    body = json.dumps(payload).encode()
-    host = url.partition("//")[2]
-    head = f"POST /api/chat HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
-
-
-def exchange(recording: Recording, status: int, answer: Sequence[Line], *, budget: int, release: float) -> Exchange:
-    """A recorded answer as an Exchange, times relative to `release`; InvalidRunError if it is not whole."""
-    if status != httpx.codes.OK:
-        said = _error_text("\n".join(line.text for line in answer))
-        raise InvalidRunError(f"the server answered {status} with an error: {said}")
-    chunks = [(line, _parsed(line.text)) for line in answer]
-    for number, (_, chunk) in enumerate(chunks):
-        if "error" in chunk:
-            raise InvalidRunError(f"the server answered 200 with an error after {number} chunks: {chunk['error']}")
-    if not chunks or not chunks[-1][1].get("done"):
-        raise InvalidRunError(f"the stream ended without done after {len(chunks)} chunks (HTTP {status})")
-    spoken = [line for line, chunk in chunks if _text(chunk)]
-    final = chunks[-1][1]
-    if not spoken or "eval_count" not in final:
-        raise InvalidRunError("the server answered without a single token; change prompts= or the model")
-    return Exchange(
-        released=recording.released - release,
-        first_token=spoken[0].at - release,
-        ended=chunks[-1][0].at - release,
-        gaps=tuple(b.at - a.at for a, b in pairwise(spoken) if a.alone and b.alone),
-        tokens=final["eval_count"],
-        budget=budget,
-        server={name.removesuffix("_duration"): ns / 1e9 for name, ns in final.items() if name.endswith("_duration")},
-    )
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    try:
-        chunk = json.loads(text)
-    except ValueError as error:
-        raise InvalidRunError(f"the server sent a line that is not JSON: {text[:80]!r}") from error
-    if not isinstance(chunk, dict):
-        raise InvalidRunError(f"the server sent a line that is not a JSON object: {text[:80]!r}")
-    return chunk
-
-
-def _text(chunk: Mapping[str, Any]) -> str:
-    """What a chunk adds: content or thinking, of /api/chat or /api/generate."""
-    said = chunk.get("message") or {}
-    return (said.get("content") or said.get("thinking") or chunk.get("response") or chunk.get("thinking")) or ""
+def entry_of(model: str, loaded: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """A model's entry of /api/ps, None where it is not loaded."""
+    return next((entry for entry in loaded if entry["name"] in (model, f"{model}:latest")), None)

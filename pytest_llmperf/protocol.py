@@ -10,12 +10,14 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from pytest_llmperf import identity, ollama
-from pytest_llmperf.instances import Instance
+from pytest_llmperf import identity, ollama, readback, versions
+from pytest_llmperf.instance import Instance
 from pytest_llmperf.metrics import Reference, sample
-from pytest_llmperf.model import Contention, InvalidRunError, Sample, Session, Spec, Workload
+from pytest_llmperf.model import Contention, DisturbedError, InvalidRunError, Sample, Session, Spec, Workload
 from pytest_llmperf.plan import SESSION_RUNS
+from pytest_llmperf.readback import InForce
 from pytest_llmperf.runs import Attempt, Work, attempt, run
+from pytest_llmperf.surroundings import Surroundings
 from pytest_llmperf.traffic import Run
 
 WARMUP_TOKENS = 8
@@ -23,10 +25,10 @@ REPLACED_ALLOWED = 0.2
 
 
 class Bench:
-    """Instances with a workload on them, ready to be measured session by session.
+    """Instances with a workload on them, to be loaded, then measured, session by session.
 
     `usual_ttft` is the baseline's in ms, by which a run is called contended; None without one. `addresses` are where
-    the agents send their requests, if not straight to the instances.
+    the agents send their requests, if not straight to the instances; `around` watches what else runs there.
     """
 
     def __init__(
@@ -35,38 +37,60 @@ class Bench:
         instances: Sequence[Instance],
         usual_ttft: float | None = None,
         addresses: Sequence[str] = (),
+        around: Surroundings | None = None,
     ) -> None:
         self.spec, self.instances, self.usual_ttft, self._addresses = spec, instances, usual_ttft, addresses
+        self._around = around or Surroundings(instances, None, print)
         token = secrets.token_hex(3)
         # a prompt cache matches from the first byte on: a prefix that no server has seen keeps it out
         self._nonces = (f"[{token}-{number}]" for number in count(1))
         self._load_s = 0.0
+        self._models, self._in_force = list[Mapping[str, Any]](), list[InForce]()
         self._discarded = list[Run]()
         self._solo, self._taken = list[Run](), list[Attempt]()
+        self._absent = frozenset[str]().union(*(versions.absent(each.version) for each in instances))
 
     def instance_of(self, agent: int) -> Instance:
         """The instance that serves an agent."""
         return self.instances[self._place(agent)]
 
     def conditions(self) -> identity.Conditions:
-        """What is in force now; raises LlmperfError for a model that isn't in the store."""
-        models = {agent.model: self._entry(number, agent) for number, agent in enumerate(self.spec.agents)}
+        """What was loaded and is in force."""
         first = self.instances[0]
         env = {f"env.{name}": value for instance in self.instances for name, value in instance.on_purpose.items()}
         return env | identity.conditions(
             self.spec,
-            emulated=first.emulated,
+            backend=first.backend,
             version=first.version,
             gpu=ollama.gpu(first.log.read_text("utf-8", "replace")),
-            models=models,
+            models=self._models,
+            in_force=[readback.facts(found) for found in self._in_force],
         )
 
+    def unverified(self) -> list[str]:
+        """What the mark declares and these servers don't tell whether it is in force."""
+        of_agents = zip(self.spec.agents, self._in_force, strict=True)
+        return sorted({name for each in of_agents for name in readback.unverified(each[0], self.spec.slots, each[1])})
+
+    def load(self) -> None:
+        """Load one after the other (two at once would both see the whole GPU as free), and read back what is in force.
+
+        Raises InvalidRunError where that is not what the mark declares, LlmperfError where a model is not in the store
+        or the GPU has no room for it.
+        """
+        with self._blamed():
+            self._models = [self._entry(number, agent) for number, agent in enumerate(self.spec.agents)]
+            logs = {instance.name: instance.log_size() for instance in self.instances}
+            loaded = [self._loading(number, agent, logs) for number, agent in enumerate(self.spec.agents)]
+        self._load_s = max(seconds for seconds, _ in loaded)
+        self._in_force = [found for _, found in loaded]
+        self._refuse_mislabelled()
+
     def session(self, looks: Sequence[int], enough: Callable[[Session], bool] = lambda _: False) -> Session:
-        """One session on the instances as they are now: after each number of runs in `looks` it may be `enough`.
+        """One session on what is loaded now: after each number of runs in `looks` it may be `enough`.
 
         Raises InvalidRunError when the measurement is broken.
         """
-        self.load()
         self.warm_up()
         self.discard()
         for runs in looks:
@@ -76,14 +100,10 @@ class Bench:
                 break
         return self.so_far()
 
-    def load(self) -> None:
-        """Load one after the other: two at once would both see the whole GPU as free."""
-        with self._blamed():
-            self._load_s = max(self._loading(number, agent) for number, agent in enumerate(self.spec.agents))
-
     def warm_up(self) -> None:
-        """The warm-up requests; a new session's runs begin after them."""
+        """The warm-up requests, once the machine is quiet; a new session's runs begin after them."""
         self._solo, self._taken = [], []
+        self._around.settle(on_processor=any(_on_processor(found) for found in self._in_force))
         with self._blamed():
             for number, agent in enumerate(self.spec.agents):
                 brief = replace(agent, prompts=agent.prompts[:1], tokens=WARMUP_TOKENS)
@@ -118,22 +138,40 @@ class Bench:
         for taken in self._taken:
             found = sample(taken.run, reference, kept=not taken.cause) if taken.run else Sample({}, kept=False)
             samples.append(replace(found, cause=taken.cause))
-        return Session(tuple(samples), self._load_s)
+        return Session(tuple(map(self._reported, samples)), self._load_s)
 
     def _place(self, agent: int) -> int:
         return agent if self.spec.topology == "dedicated" else 0
+
+    def _reported(self, sample: Sample) -> Sample:
+        """Without the metrics that a server of this version can't give."""
+        return replace(sample, values={name: at for name, at in sample.values.items() if name not in self._absent})
 
     def _entry(self, number: int, agent: Workload) -> Mapping[str, Any]:
         instance = self.instance_of(number)
         with instance.control() as control:
             return ollama.digest_of(agent.model, control.models(), instance.store)
 
-    def _loading(self, number: int, agent: Workload) -> float:
-        """Seconds it takes to load an agent's model."""
-        with self.instance_of(number).control() as control:
+    def _loading(self, number: int, agent: Workload, logs: Mapping[str, int]) -> tuple[float, InForce]:
+        """Seconds it takes to load an agent's model, and what the server says of it then."""
+        instance, layers = self.instance_of(number), agent.options.get("num_gpu", -1)
+        with instance.control() as control:
+            known = ollama.entry_of(agent.model, control.loaded() or ())
+            if not known and layers == -1:
+                self._around.refuse_crowded(instance, int(self._models[number].get("size", 0)))
             began = time.perf_counter()
-            control.load(agent.model, agent.options)
-            return time.perf_counter() - began
+            instance.load(control, agent.model, agent.options)
+            seconds = time.perf_counter() - began
+            said = instance.log_since(logs[instance.name])
+            return seconds, readback.read(ollama.entry_of(agent.model, control.loaded() or ()), said)
+
+    def _refuse_mislabelled(self) -> None:
+        """A label that is not in force is no measurement of what it says."""
+        wrong = [sentence for instance in self.instances if (sentence := instance.mispinned())]
+        for agent, model, found in zip(self.spec.agents, self._models, self._in_force, strict=True):
+            wrong += readback.differences(agent, self.spec.slots, found, str(model.get("digest", "")) or None)
+        if wrong:
+            raise InvalidRunError("\n".join(["what is declared is not in force", *dict.fromkeys(wrong)]))
 
     def _whole(self, agents: Mapping[int, Workload]) -> Run:
         """A run; one that can't count for a declared cause, whatever its value, is replaced once and stays on record.
@@ -141,15 +179,23 @@ class Bench:
         A replacement whose model stops early again counts, for ttft only.
         """
         work = self._work(agents)
-        first = attempt(work, self._nonces)
+        first = self._watched(work)
         if first.run and not first.cause:
             return first.run
         alone = f"{', '.join(agent.name for agent, _ in work)} alone: " if len(agents) < len(self.spec.agents) else ""
         self._taken.append(replace(first, cause=alone + first.cause))
-        second = attempt(work, self._nonces)
+        second = self._watched(work)
         if second.run and (second.short or not second.cause):
             return second.run
-        raise InvalidRunError(f"{second.cause}; the run before it could not count either: {first.cause}")
+        kind = DisturbedError if second.disturbed else InvalidRunError
+        raise kind(f"{second.cause}; the run before it could not count either: {first.cause}")
+
+    def _watched(self, work: Work) -> Attempt:
+        self._around.begin()
+        tried = attempt(work, self._nonces)
+        disturbance = self._around.disturbance()
+        counts = not tried.cause or tried.short
+        return replace(tried, cause=disturbance, disturbed=True) if disturbance and counts else tried
 
     def _refuse_broken(self) -> None:
         runs = [*self._solo, *(one.run for one in self._taken if not one.cause)]
@@ -161,7 +207,8 @@ class Bench:
             )
         broken = [one.cause for one in self._taken if one.cause and not one.short]
         if len(broken) > REPLACED_ALLOWED * planned:
-            raise InvalidRunError(f"{len(broken)} of {len(self._taken)} runs had to be replaced: {'; '.join(broken)}")
+            kind = DisturbedError if any(one.disturbed for one in self._taken) else InvalidRunError
+            raise kind(f"{len(broken)} of {len(self._taken)} runs had to be replaced: {'; '.join(broken)}")
 
     def _all(self) -> Mapping[int, Workload]:
         return dict(enumerate(self.spec.agents))
@@ -177,4 +224,11 @@ class Bench:
             yield
         except InvalidRunError as error:
             dead = [words for instance in self.instances if (words := instance.why_dead())]
-            raise InvalidRunError("; ".join([str(error), *dead])) from error
+            raise type(error)("; ".join([str(error), *dead])) from error
+
+
+def _on_processor(found: InForce) -> bool:
+    """Whether any layer is computed by the processor, as far as the server tells."""
+    if found.size is not None and found.size_vram is not None:
+        return found.size_vram < found.size
+    return found.layers is None or found.layers < (found.layers_total or 0)

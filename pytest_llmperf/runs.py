@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
-from pytest_llmperf import ollama, stream
+from pytest_llmperf import chat, ollama, stream
 from pytest_llmperf.agents import run_together
 from pytest_llmperf.model import InvalidRunError, Workload
 from pytest_llmperf.traffic import Recording, Run, Track
@@ -20,15 +21,21 @@ Work = Sequence[tuple[Workload, str]]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run that was tried: None where an answer could not be read; `cause` is why it can't count, "" if it does."""
+    """One run that was tried: None where an answer could not be read; `cause` is why it can't count, "" if it does.
+
+    It is `disturbed` if something else used the machine.
+    """
 
     run: Run | None
     cause: str = ""
+    disturbed: bool = False
 
     @property
     def short(self) -> bool:
         """Whether all that is wrong is that a model stopped before its token budget."""
-        return self.run is not None and not _reload(self.run) and any(each.short for each in self.run.exchanges)
+        if self.run is None or self.disturbed or _reload(self.run) or _cached(self.run):
+            return False
+        return any(each.short for each in self.run.exchanges)
 
 
 def attempt(work: Work, nonces: Iterator[str]) -> Attempt:
@@ -51,10 +58,10 @@ def run(work: Work, nonces: Iterator[str]) -> Run:
 
 
 def cause_of(run: Run) -> str:
-    """Why a run can't count, "" if it does: a server loaded its model meanwhile, or a model stopped early."""
+    """Why a run can't count, "" if it does: a load, a prompt from a cache, or a model that stopped early."""
     stopped = [exchange for exchange in run.exchanges if exchange.short]
     early = f"the model stopped early ({stopped[0].tokens} of {stopped[0].budget} tokens)" if stopped else ""
-    return _reload(run) or early
+    return _reload(run) or _cached(run) or early
 
 
 def _recorded(work: Work, nonces: Iterator[str]) -> tuple[float, list[list[Recording]]]:
@@ -65,8 +72,8 @@ class _PromptAgent:
     """An agent with built-in prompts: sends them one after the other over one connection."""
 
     def __init__(self, workload: Workload, url: str, nonces: Iterator[str]) -> None:
-        self._connection = stream.Connection(url)
-        self._requests = [ollama.request(workload, f"{next(nonces)} {prompt}", url) for prompt in workload.prompts]
+        self._connection = stream.Connection(url, alive=partial(ollama.answers, url))
+        self._requests = [chat.request(workload, f"{next(nonces)} {prompt}", url) for prompt in workload.prompts]
 
     def prepare(self) -> None:
         self._connection.connect()
@@ -89,7 +96,7 @@ def _track(agent: Workload, recordings: Sequence[Recording], release: float) -> 
     return Track(
         agent=agent.name,
         exchanges=tuple(
-            ollama.exchange(recording, status, lines, budget=agent.tokens, release=release)
+            chat.exchange(recording, status, lines, budget=agent.tokens, release=release)
             for recording, status, lines in answers
         ),
     )
@@ -104,3 +111,8 @@ def _reload(run: Run) -> str:
     longest = max((exchange.server.get("load", 0.0) for exchange in run.exchanges), default=0.0)
     allowed = max(LOAD_ALLOWED_S, LOAD_ALLOWED_SHARE * run.makespan)
     return f"the server loaded the model during the run ({longest:.1f} s)" if longest > allowed else ""
+
+
+def _cached(run: Run) -> str:
+    known = [exchange for exchange in run.exchanges if exchange.from_cache]
+    return f"the server had the prompt in its cache ({known[0].cached} of {known[0].prompt} tokens)" if known else ""

@@ -37,6 +37,7 @@ class Server:
 
     def __init__(self, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log_path: Path) -> None:
         self.argv, self.log_path, self._stopped = list(argv), log_path, False
+        log_path.write_bytes(b"")
         with log_path.open("ab") as sink:  # appended to: a log that grows too long can be cut while it is written
             try:
                 self._process = subprocess.Popen(

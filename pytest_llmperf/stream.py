@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import h11
@@ -19,14 +19,19 @@ from pytest_llmperf.traffic import Line, Recording
 STALL_LIMIT_S = 300.0
 """A stream without a byte for this long is given up; it covers queueing and prefill of a long prompt."""
 
+PATIENCE_S = 20.0
+"""After this long without a byte, and again after as long, the server is asked whether it lives."""
+
 _CHUNKED_END = b"\r\n0\r\n\r\n"  # JSON escapes CR and LF, so no NDJSON payload can hold it
 
 
 class Connection:
-    """One kept-alive connection of one agent."""
+    """One kept-alive connection of one agent; `alive` tells of a server that is silent whether it answers others."""
 
-    def __init__(self, url: str, stall_limit_s: float = STALL_LIMIT_S) -> None:
-        self.url, self._stall_limit_s = url, stall_limit_s
+    def __init__(
+        self, url: str, stall_limit_s: float = STALL_LIMIT_S, alive: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.url, self._stall_limit_s, self._alive = url, stall_limit_s, alive
         self._socket: socket.socket | None = None
         self._buffer = bytearray(1 << 16)
 
@@ -39,7 +44,7 @@ class Connection:
         except OSError as error:
             raise InvalidRunError(f"{self.url} does not answer: {error.strerror or error}") from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.settimeout(self._stall_limit_s)
+        self._socket.settimeout(min(PATIENCE_S, self._stall_limit_s))
 
     def close(self) -> None:
         """Close it, if it is open."""
@@ -56,21 +61,31 @@ class Connection:
             sent = time.perf_counter()
             self._socket.sendall(request)
             return Recording(sent if released is None else released, sent, tuple(self._reads(self._socket)))
-        except TimeoutError as error:
-            raise InvalidRunError(f"{self.url} sent no byte for {self._stall_limit_s:g} s") from error
         except OSError as error:
             raise InvalidRunError(f"{self.url} broke the connection: {error.strerror or error}") from error
 
     def _reads(self, source: socket.socket) -> Iterator[tuple[float, bytes]]:
         view, end = memoryview(self._buffer), _End()
         while not end.reached:
-            size = source.recv_into(view)
+            size = self._receive(source, view)
             stamp = time.perf_counter()
             if not size:
                 return self.close()
             data = bytes(view[:size])
             end.see(data)
             yield stamp, data
+
+    def _receive(self, source: socket.socket, view: memoryview) -> int:
+        silent_since = time.perf_counter()
+        while True:
+            try:
+                return source.recv_into(view)
+            except TimeoutError:
+                silent_s = time.perf_counter() - silent_since
+                if not self._alive():
+                    raise InvalidRunError(f"{self.url} sent no byte for {silent_s:.0f} s and answers nobody") from None
+                if silent_s >= self._stall_limit_s:
+                    raise InvalidRunError(f"{self.url} sent no byte for {self._stall_limit_s:g} s") from None
 
 
 class _End:

@@ -33,7 +33,8 @@ class Exchange:
     """One request of an agent: as its client saw it, and as the server reported it.
 
     `gaps` are seconds between streamed chunks that arrived in reads of their own. `server` holds the durations the
-    server reported, in seconds, by Ollama's names without `_duration` (total, load, prompt_eval, eval).
+    server reported, in seconds, by Ollama's names without `_duration` (total, load, prompt_eval, eval). Of the
+    `prompt` tokens, `cached` came from the server's prompt cache; 0 too where it does not say.
     """
 
     released: float
@@ -43,6 +44,13 @@ class Exchange:
     tokens: int
     budget: int
     server: Mapping[str, float]
+    prompt: int = 0
+    cached: int = 0
+
+    @property
+    def from_cache(self) -> bool:
+        """Whether the server had the whole prompt in its cache: it evaluates one token at least."""
+        return self.cached > 0 and self.cached >= self.prompt - 1
 
     @property
     def short(self) -> bool:

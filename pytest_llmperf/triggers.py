@@ -14,6 +14,7 @@ Conditions = Mapping[str, Value]
 
 _RUNNER = frozenset({"cpu", "cores", "memory", "os", "gpu", "server", "backend"})
 _TOOL = frozenset({"harness", "physics"})
+_PLACED = frozenset({"context", "layers", "batch", "threads"})
 _NUMBERED = re.compile(r"agent\d+\.")
 
 
@@ -63,7 +64,15 @@ def _whose(name: str, old: Conditions, new: Conditions) -> str:
     # a model of another name has another digest: that is declared, nobody exchanged what is in the store
     if fact in {"digest", "quantization"} and old.get(f"{agent}.model") == new.get(f"{agent}.model"):
         return "the model in the store changed, not this change"
+    if fact in _PLACED and _declared(agent, old) == _declared(agent, new):
+        return "the server placed the model otherwise, not this change"
     return "this change declares another workload"
+
+
+def _declared(agent: str, conditions: Conditions) -> Conditions:
+    return {
+        name: conditions.get(name) for name in conditions if name.startswith((f"{agent}.options.", f"{agent}.model"))
+    }
 
 
 def _shown(value: Value) -> str:

@@ -16,16 +16,41 @@ DOORS = {
     "pydantic": {"baseline"},
     "pydantic_core": {"baseline"},
     "filelock": {"lane", "scratch"},
-    "psutil": {"server", "identity", "scratch"},
+    "psutil": {"server", "identity", "scratch", "gpu", "quiet"},
+    "pynvml": {"gpu"},
     "tabulate": {"report.words"},
 }
 PURE = {
-    *("advice", "gate", "judgement", "legal", "limits", "measured", "metrics", "model", "outcome", "plan", "policies"),
-    *("remarks", "rules", "selfcheck", "stats", "team", "traffic", "triggers", "values", "verdicts"),
+    *(
+        "advice",
+        "chat",
+        "gate",
+        "judgement",
+        "legal",
+        "limits",
+        "measured",
+        "metrics",
+        "model",
+        "outcome",
+        "plan",
+        "policies",
+    ),
+    *("readback", "remarks", "rules", "selfcheck", "stats", "team", "traffic", "triggers", "values", "verdicts"),
+    "versions",
 }
-DOOR_MODULES = {"agents", "baseline", "identity", "ollama", "server", "stream"} | {
-    f"report.{path.stem}" for path in (HOUSE / "report").glob("*.py") if path.stem != "__init__"
-}
+DOOR_MODULES = {
+    "agents",
+    "baseline",
+    "gpu",
+    "identity",
+    "lane",
+    "ollama",
+    "quiet",
+    "scratch",
+    "server",
+    "store",
+    "stream",
+} | {f"report.{path.stem}" for path in (HOUSE / "report").glob("*.py") if path.stem != "__init__"}
 MODULES = {
     ".".join(path.relative_to(HOUSE).with_suffix("").parts): path
     for path in HOUSE.rglob("*.py")

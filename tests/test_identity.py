@@ -21,8 +21,12 @@ MODELS = {
 }
 
 
-def conditions(of: Spec, *, emulated: bool) -> identity.Conditions:
-    return identity.conditions(of, emulated=emulated, version="0.12.3", gpu="CUDA RTX 4080 12.0 GiB", models=MODELS)
+def conditions(of: Spec, backend: str = "emulator") -> identity.Conditions:
+    entries = [MODELS[agent.model] for agent in of.agents]
+    found: list[dict[str, str | int]] = [{"context": 2048, "layers": "35/35"}] * len(entries)
+    return identity.conditions(
+        of, backend=backend, version="0.12.3", gpu="CUDA RTX 4080 12.0 GiB", models=entries, in_force=found
+    )
 
 
 def with_agents(*agents: Workload) -> Spec:
@@ -34,7 +38,7 @@ def with_options(**options: OptionValue) -> Spec:
 
 
 def test_an_emulated_measurement_has_these_conditions_and_nothing_of_its_host() -> None:
-    assert conditions(spec(), emulated=True) == {
+    assert conditions(spec()) == {
         "harness": identity.HARNESS,
         "server": "ollama 0.12.3",
         "gpu": "CUDA RTX 4080 12.0 GiB",
@@ -42,6 +46,7 @@ def test_an_emulated_measurement_has_these_conditions_and_nothing_of_its_host() 
         "physics": identity.EMULATOR_PHYSICS,
         "scenario": "chimera_homo",
         "topology": "dedicated",
+        "slots": 1,
         "agents": 2,
         "agent.model": "gemma3:4b",
         "agent.options.num_ctx": 512,
@@ -49,11 +54,13 @@ def test_an_emulated_measurement_has_these_conditions_and_nothing_of_its_host() 
         "agent.tokens": 48,
         "agent.digest": "a2af6cc3eb7fa8be",
         "agent.quantization": "Q4_K_M",
+        "agent.context": 2048,
+        "agent.layers": "35/35",
     }
 
 
 def test_of_a_real_measurement_the_hardware_is_among_the_conditions() -> None:
-    found = conditions(spec(), emulated=False)
+    found = conditions(spec(), "ollama")
     assert found["backend"] == "ollama"
     assert "physics" not in found
     assert identity.hardware().items() <= found.items()
@@ -72,7 +79,7 @@ def test_memory_is_a_tier_that_a_machine_stays_in() -> None:
 
 def test_agents_that_differ_have_their_own_fields_each() -> None:
     second = replace(workload("agent2"), model="llama3.1:8b", options={"num_ctx": 1024, "stop": ["\n", "."]})
-    found = conditions(with_agents(workload(), second), emulated=True)
+    found = conditions(with_agents(workload(), second))
     assert {name: value for name, value in found.items() if name.startswith("agent")} == {
         "agents": 2,
         "agent1.model": "gemma3:4b",
@@ -81,6 +88,8 @@ def test_agents_that_differ_have_their_own_fields_each() -> None:
         "agent1.tokens": 48,
         "agent1.digest": "a2af6cc3eb7fa8be",
         "agent1.quantization": "Q4_K_M",
+        "agent1.context": 2048,
+        "agent1.layers": "35/35",
         "agent2.model": "llama3.1:8b",
         "agent2.options.num_ctx": 1024,
         "agent2.options.stop": '["\\n", "."]',
@@ -88,17 +97,20 @@ def test_agents_that_differ_have_their_own_fields_each() -> None:
         "agent2.tokens": 48,
         "agent2.digest": "46e0c10c039e0191",
         "agent2.quantization": "Q4_0",
+        "agent2.context": 2048,
+        "agent2.layers": "35/35",
     }
 
 
 def test_an_agent_alone_is_like_itself() -> None:
-    found = conditions(spec(agents=1), emulated=True)
-    assert found == {**conditions(spec(), emulated=True), "agents": 1}
+    found = conditions(spec(agents=1))
+    assert found == {**conditions(spec()), "agents": 1}
 
 
 def test_a_store_that_says_little_of_a_model_leaves_the_field_unset() -> None:
+    entry = {"digest": "a2af", "details": None}
     found = identity.conditions(
-        spec(), emulated=False, version="0.1.17", gpu=None, models={"gemma3:4b": {"digest": "a2af", "details": None}}
+        spec(), backend="ollama", version="0.1.17", gpu=None, models=[entry] * 2, in_force=[{}, {}]
     )
     assert (found["agent.digest"], found["agent.quantization"], found["gpu"]) == ("a2af", None, None)
 
@@ -169,3 +181,17 @@ def test_the_order_of_options_is_nothing_to_a_content_key() -> None:
 )
 def test_whatever_a_mark_declares_otherwise_has_another_content_key(other: Spec) -> None:
     assert identity.content_key(other) != identity.content_key(spec())
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:11434", "http://localhost:1", "http://[::1]:11434"])
+def test_servers_of_this_machine_that_ran_already_are_kept_apart(url: str) -> None:
+    own = identity.machine_name(emulated=False)
+    assert identity.machine_name(emulated=False, servers=[url]) == f"{own}-attached"
+
+
+def test_of_servers_on_another_machine_nothing_is_known_but_where_they_are() -> None:
+    name = identity.machine_name(emulated=False, servers=["http://gpu.example.org:11434"])
+    assert re.fullmatch("remote-[0-9a-f]{8}", name)
+    assert name != identity.machine_name(emulated=False, servers=["http://other.example.org:11434"])
+    found = conditions(spec(), "ollama on another machine")
+    assert not identity.hardware().keys() & found.keys()

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from pytest_llmperf import ollama
-from pytest_llmperf.instances import Fleet, Instance
+from pytest_llmperf import chat, ollama
+from pytest_llmperf.instance import Instance
+from pytest_llmperf.instances import Fleet
 from pytest_llmperf.model import InvalidRunError, LlmperfError, Workload
 from pytest_llmperf.traffic import Exchange, Line, Recording
 
@@ -223,7 +224,7 @@ def test_a_log_without_a_device_gives_none() -> None:
 
 
 def sent(workload: Workload) -> tuple[list[str], dict[str, Any]]:
-    head, _, body = ollama.request(workload, "[x-1] Why?", "http://127.0.0.1:4321").partition(b"\r\n\r\n")
+    head, _, body = chat.request(workload, "[x-1] Why?", "http://127.0.0.1:4321").partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     assert lines.pop() == f"Content-Length: {len(body)}"
     return lines, json.loads(body)
@@ -268,7 +269,7 @@ def heard(*chunks: Mapping[str, Any] | str, status: int = 200, together: tuple[i
     """The exchange of an answer whose lines arrived at 11, 12, 13, ... s; the agents were released at 10 s."""
     texts = [chunk if isinstance(chunk, str) else json.dumps(chunk) for chunk in chunks]
     answer = [Line(11.0 + n, text, alone=n not in together) for n, text in enumerate(texts)]
-    return ollama.exchange(Recording(10.5, 10.6, ()), status, answer, budget=16, release=10.0)
+    return chat.exchange(Recording(10.5, 10.6, ()), status, answer, budget=16, release=10.0)
 
 
 def test_times_are_seconds_since_the_release() -> None:

@@ -16,8 +16,8 @@ from threading import Thread
 import psutil
 import pytest
 
-from pytest_llmperf import ollama
-from pytest_llmperf.instances import Instance
+from pytest_llmperf import chat
+from pytest_llmperf.instance import Instance
 from pytest_llmperf.metrics import METRICS
 from pytest_llmperf.model import Contention, InvalidRunError, LlmperfError, Session, Spec, Workload
 from pytest_llmperf.protocol import Bench
@@ -55,7 +55,9 @@ WARM_UP = ["a"] * 3 + ["b"] * 3
 
 
 def test_a_session_is_warm_up_a_discarded_run_and_the_runs(bench_of: Measure, watch: Watch) -> None:
-    session = bench_of(spec(workload("a"), workload("b"))).session((2, 3))
+    bench = bench_of(spec(workload("a"), workload("b")))
+    bench.load()
+    session = bench.session((2, 3))
     assert watch.agents == [*WARM_UP, "a+b", "a+b", "a+b", "a+b"]
     assert causes(session) == ["discarded", "kept", "kept", "kept"]
     assert [run.exchanges[0].tokens for run in watch.runs] == [8] * 6 + [16] * 4
@@ -126,14 +128,14 @@ def test_agents_are_released_together_and_send_their_prompts_in_order(bench_of: 
 
 def test_no_prompt_is_ever_sent_twice(bench_of: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
     sent = list[str]()
-    encode = ollama.request
+    encode = chat.request
 
     def noting(workload: Workload, prompt: str, url: str) -> bytes:
         raw = encode(workload, prompt, url)
         sent.append(json.loads(raw.partition(b"\r\n\r\n")[2])["messages"][0]["content"])
         return raw
 
-    monkeypatch.setattr(ollama, "request", noting)
+    monkeypatch.setattr(chat, "request", noting)
     agents = workload("a", prompts=("Why?", "How?")), workload("b")
     for _ in range(2):
         bench = bench_of(spec(*agents, topology="shared", solo_runs=1))
@@ -149,6 +151,7 @@ def test_a_restarted_server_is_measured_at_its_new_address(bench_of: Measure) ->
     bench = bench_of(spec(workload("a")))
     first = bench.session((1,))
     bench.instances[0].restart()
+    bench.load()
     second = bench.session((1,))
     assert causes(first) == causes(second) == ["discarded", "kept"]
 
@@ -257,9 +260,9 @@ def test_a_server_that_dies_in_a_run_is_named_with_its_end_and_its_log(bench_of:
 def test_a_server_that_died_before_the_session_is_named_too(bench_of: Measure) -> None:
     bench = bench_of(spec(workload("a")))
     bench.instances[0].stop()
-    words = r"does not answer POST /api/generate: .*; a exited with code 0; the last lines"
+    words = r"does not answer GET /api/tags: .*; a exited with code 0; the last lines"
     with pytest.raises(InvalidRunError, match=words):
-        bench.session((1,))
+        bench.load()
 
 
 @posix_only
@@ -275,18 +278,22 @@ def test_a_run_whose_connection_breaks_is_not_tried_again(bench_of: Measure, wat
 
 
 def test_conditions_name_model_server_and_device(bench_of: Measure) -> None:
-    conditions = bench_of(spec(workload("a", GEMMA), workload("b", LLAMA))).conditions()
+    bench = bench_of(spec(workload("a", GEMMA), workload("b", LLAMA)))
+    bench.load()
+    conditions = bench.conditions()
     assert conditions["server"] == "ollama 0.33.0"
     assert conditions["gpu"] == "CUDA Emulated RTX 4080 Laptop GPU 12.0 GiB"
     assert (conditions["agent1.model"], conditions["agent2.model"]) == (GEMMA, LLAMA)
     assert (conditions["agent1.quantization"], conditions["agent2.quantization"]) == ("Q4_K_M", "Q4_0")
     assert conditions["agent1.digest"] != conditions["agent2.digest"]
+    assert (conditions["slots"], conditions["agent1.context"]) == (1, 512)
+    assert (conditions["agent1.layers"], conditions["agent2.layers"]) == ("35/35", "33/33")
 
 
 def test_a_missing_model_is_an_error_before_anything_is_measured(bench_of: Measure, watch: Watch) -> None:
     bench = bench_of(spec(workload("a"), workload("b", "nope:1b"), topology="shared"))
     with pytest.raises(LlmperfError) as caught:
-        bench.conditions()
+        bench.load()
     said = str(caught.value)
     assert said.startswith("model 'nope:1b' is not in the emulator, which has gemma3:")
     assert said.endswith("; type: ollama pull nope:1b")

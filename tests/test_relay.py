@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_llmperf import ollama
+from pytest_llmperf import chat, ollama
 from pytest_llmperf.model import Workload
 from pytest_llmperf.relay import Delay, forward
 from pytest_llmperf.server import Server
@@ -350,7 +350,7 @@ def test_a_stream_of_the_emulator_comes_later_and_is_the_same(relays: Relays, em
 
 def streamed(url: str) -> dict[str, float]:
     agent = Workload(name="agent", model=GEMMA, prompts=(), tokens=60, options={})
-    return arrivals(recorded(url, ollama.request(agent, "hello", url)))
+    return arrivals(recorded(url, chat.request(agent, "hello", url)))
 
 
 def contents(answer: Iterable[str]) -> list[str]:

@@ -46,6 +46,12 @@ def test_a_run_whose_model_stops_early_has_its_numbers_and_a_cause(serve: Serve)
     assert (tried.cause, tried.short) == ("the model stopped early (4 of 8 tokens)", True)
 
 
+def test_a_prompt_that_a_cache_has_answered_is_a_cause(serve: Serve) -> None:
+    tried = attempt([(AGENT, serve("speed=50,fault=cached"))], NONCES)
+    assert tried.cause.startswith("the server had the prompt in its cache (")
+    assert not tried.short
+
+
 EOF = "an error was encountered while running the model: unexpected EOF"
 
 

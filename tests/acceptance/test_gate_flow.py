@@ -367,13 +367,13 @@ def test_a_server_started_differently_on_purpose_is_not_comparable(project: pyte
         import pytest
 
         @pytest.fixture
-        def ollama_instances(ollama_factory):
-            return [ollama_factory(env={"OLLAMA_NUM_PARALLEL": "2"}) for _ in range(2)]
+        def ollama_env():
+            return {"OLLAMA_FLASH_ATTENTION": "1"}
         """
     )
     result = run()
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*env.OLLAMA_NUM_PARALLEL: not set -> 2 (this change declares another workload)"])
+    result.stdout.fnmatch_lines(["*env.OLLAMA_FLASH_ATTENTION: not set -> 1 (this change declares another workload)"])
 
 
 def test_a_test_whose_teardown_fails_is_not_recorded(project: pytest.Pytester, run: Run) -> None:

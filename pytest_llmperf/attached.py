@@ -1,0 +1,110 @@
+"""Servers that run already: used, never started, never stopped, and left as they were found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from types import MappingProxyType
+from typing import Any
+
+from pytest_llmperf import identity, ollama
+from pytest_llmperf.instance import Instance
+from pytest_llmperf.instances import Fleet
+from pytest_llmperf.model import LlmperfError, OptionValue
+
+
+class Attached(Instance):
+    """One server that is not ours: `url`, `version`. What was not in its memory before is not there afterwards."""
+
+    ours = False
+
+    def __init__(self, fleet: Fleet, name: str, url: str) -> None:
+        self.url = url
+        self._before: Sequence[Mapping[str, Any]] | None = None
+        super().__init__(fleet, name, {})
+
+    @property
+    def emulated(self) -> bool:
+        """Whether the emulator answers there."""
+        return self._emulated
+
+    @property
+    def backend(self) -> str:
+        """What kind of server this is, as the conditions say it."""
+        if self._emulated:
+            return "emulator"
+        return "ollama that ran already" if identity.is_local(self.url) else "ollama on another machine"
+
+    @property
+    def store(self) -> str:
+        """Where its models are, in words."""
+        return f"the model store of {self.url}"
+
+    @property
+    def pid(self) -> int:
+        """Not known of a server that somebody else has started; raises LlmperfError."""
+        raise LlmperfError(f"{self.url} was running already: its process is not known, only its URL")
+
+    def load(self, control: ollama.Control, model: str, options: Mapping[str, OptionValue]) -> None:
+        """Load a model over one of its connections and wait for it."""
+        self._loaded[model] = options
+        control.load(model, options)
+
+    def stop(self) -> None:
+        """Leave the server as it was: models that it had keep its usual lifetime, the others are unloaded."""
+        with suppress(LlmperfError), self.control() as control:
+            for model, options in self._loaded.items():
+                if ollama.entry_of(model, self._before or ()):
+                    control.load(model, options, keep_alive="5m")
+                else:
+                    control.unload(model)
+        self._loaded.clear()
+
+    def restart(self) -> None:
+        """A new session on a server that can't be restarted: unload what it was given, so that it is loaded anew."""
+        with self.control() as control:
+            for model in self._loaded:
+                control.unload(model)
+        self._start()
+
+    def why_dead(self) -> str | None:
+        """That it does not answer any more, None while it does."""
+        with self.control() as control:
+            return None if control.ready() else f"{self.name} ({self.url}) does not answer any more"
+
+    def _start(self) -> None:
+        self.log = self._fleet.folder / f"{self.name}.log"
+        self.log.write_text(f"{self.url} was running already: its log is where its owner has put it\n", "utf-8")
+        self.env: Mapping[str, str] = MappingProxyType({})
+        self._loaded = dict[str, Mapping[str, OptionValue]]()
+        with self.control() as control:
+            if (version := control.ready()) is None:
+                raise LlmperfError(f"--llmperf-backend: {self.url} does not answer GET /api/version; is it an Ollama?")
+            self.version, self._emulated = version, control.is_emulator()
+            if self._before is None:
+                self._before = control.loaded() or []
+
+
+class AttachedFleet(Fleet):
+    """The servers of `urls`, in their order, as the instances of one test."""
+
+    def __init__(self, urls: Sequence[str], lane: AbstractContextManager[float]) -> None:
+        super().__init__(None, lane)
+        self._urls = urls
+        self._unused: Iterator[str] = iter(urls)
+
+    def new_session(self) -> None:
+        """Let every server load its models anew."""
+        self._stop_relays()
+        self._open_session(self.folder.parent)
+        for instance in self.instances:
+            instance.restart()
+
+    def _new(self, name: str, env: Mapping[str, str], *, slots: int, gpu: str | None) -> Instance:  # noqa: ARG002
+        if env or gpu is not None:
+            given = ", ".join([*env, *(["gpus="] if gpu is not None else [])])
+            raise LlmperfError(f"{given} can't be set for a server that runs already; leave --llmperf-backend out")
+        if (url := next(self._unused, None)) is None:
+            have = f"--llmperf-backend names {len(self._urls)} server{'s' * (len(self._urls) != 1)}"
+            raise LlmperfError(f"{have}, and this test needs one more, {name!r}; name as many as it has instances")
+        return Attached(self, name, url)
