@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -15,6 +15,7 @@ from pytest_llmperf.measured import Measured
 from pytest_llmperf.measuring import Measurement
 from pytest_llmperf.model import Baseline, Contention, LlmperfError, Spec
 from pytest_llmperf.outcome import Entry, Row
+from pytest_llmperf.spending import UNLIMITED, Estimate, Purse, expected
 
 Sides = Callable[[str, Mapping[str, object]], Spec]
 
@@ -23,11 +24,12 @@ class Gate:
     """The measurement of one test and its judgement.
 
     `measure()`, `check()` and `compare()` measure, once per test; the `assert_*` helpers judge what was measured. Each
-    fails the test with one text that lists everything judged so far. `sides` gives the spec of a comparison's side.
+    fails the test with one text that lists everything judged so far. `sides` gives the spec of a comparison's side;
+    what is measured is paid from the `purse`.
     """
 
-    def __init__(self, case: Case, measurement: Measurement, sides: Sides) -> None:
-        self._case, self._measurement, self._sides = case, measurement, sides
+    def __init__(self, case: Case, measurement: Measurement, sides: Sides, purse: Purse = UNLIMITED) -> None:
+        self._case, self._measurement, self._sides, self._purse = case, measurement, sides, purse
         self._baseline: Baseline | None = None
         self._docket = Docket(case, measurement.logs)
 
@@ -43,6 +45,7 @@ class Gate:
             self._measurement.find_server()
             if self._case.spec.gated and self._judging:
                 self._baseline = self._case.load()
+        with self._spending(lambda: expected(self._case, self._baseline)):
             if self._case.settings.selfcheck:
                 self._docket.measured, self._docket.checks = self._measurement.selfcheck()
             else:
@@ -58,8 +61,9 @@ class Gate:
         if not self._judging:
             pytest.skip("llmperf: a comparison has no baseline to record or to check")
         self._refuse_twice()
-        self._refuse_comparison()
-        with self._docket.plainly():
+        for mistake in rules.uncomparable(self._case.spec):
+            self._docket.fail("invalid", mistake)
+        with self._spending(lambda: None):
             sides = self._sides("control", control), self._sides("treatment", treatment)
             comparison = self._measurement.compare(*sides)
             comparison.take(plan.looks(self._case.spec.max_runs)[0])
@@ -109,7 +113,7 @@ class Gate:
         `by` is a fraction for ratio metrics (0.15: 15 % more tok/s, 15 % less ttft), else in the metric's unit.
         """
         self._refuse_claim(comparison, metric, by)
-        with self._docket.plainly():
+        with self._spending():
             for runs in plan.looks(self._case.spec.max_runs):
                 comparison.take(runs)
                 row, found = verdicts.gain(metric, by, self._case.spec, comparison.sides)
@@ -121,7 +125,7 @@ class Gate:
         """Every gated metric of the treatment against the control, with the session term zero."""
         self._refuse_claim(comparison, "total_throughput", 0.0)
         spec = self._case.spec
-        with self._docket.plainly():
+        with self._spending():
             for runs in plan.looks(spec.max_runs):
                 comparison.take(runs)
                 judged = [verdicts.against_control(metric, spec, comparison.sides) for metric in spec.gated]
@@ -153,6 +157,11 @@ class Gate:
         with suppress(OSError, LlmperfError):  # a full disk must not hide the verdict
             self._docket.settle(self._measurement.logs())
 
+    @property
+    def disturbed(self) -> str:
+        """What else used the machine, in words; "" if nothing is known of it."""
+        return self._docket.disturbed
+
     def entry(self, *, passed: bool) -> Entry | None:
         """What the controller has to know; None for a test that neither measured nor failed to."""
         return self._docket.entry(passed=passed)
@@ -161,6 +170,14 @@ class Gate:
     def _judging(self) -> bool:
         """Whether baselines are held against what is measured: not while they are recorded or the gate is checked."""
         return not (self._case.settings.rebaseline or self._case.settings.selfcheck)
+
+    @contextmanager
+    def _spending(self, estimate: Estimate | None = None) -> Iterator[None]:
+        """Measure inside: it is paid for, waiting for the device apart, and what breaks is a failure of text only."""
+        with self._docket.plainly():
+            fleet = self._measurement.find_server()
+            with self._purse.spending(estimate, lambda: fleet.waited_s):
+                yield
 
     def _one(self, measured: Measured, metric: str, floor: float | None) -> None:
         if floor is None:
@@ -223,11 +240,6 @@ class Gate:
             self._docket.fail(
                 "invalid", "measured twice; a test is one measurement: use @pytest.mark.parametrize for more"
             )
-
-    def _refuse_comparison(self) -> None:
-        """What could only end undecided, or unjudged."""
-        for mistake in rules.uncomparable(self._case.spec):
-            self._docket.fail("invalid", mistake)
 
     def _refuse_claim(self, comparison: Comparison, metric: str, by: float) -> None:
         if comparison is not self._docket.comparison:

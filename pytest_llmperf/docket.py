@@ -13,7 +13,7 @@ from pytest_llmperf import remarks, verdicts
 from pytest_llmperf.case import Case, NoBaselineError
 from pytest_llmperf.comparison import Comparison
 from pytest_llmperf.measured import Measured
-from pytest_llmperf.model import FAILING, LlmperfError, Verdict
+from pytest_llmperf.model import FAILING, DisturbedError, LlmperfError, Verdict
 from pytest_llmperf.outcome import Check, Entry, Row, verdict_of, weighing
 from pytest_llmperf.report import failure
 
@@ -21,7 +21,7 @@ from pytest_llmperf.report import failure
 class Docket:
     """What one test measured, the rows it was judged by and the names they were judged under, and what broke it.
 
-    `logs` gives the logs of the servers that were started.
+    `logs` gives the logs of the servers that were started. `disturbed` says what else used the machine, "" if nothing.
     """
 
     def __init__(self, case: Case, logs: Callable[[], Sequence[Path]] = tuple) -> None:
@@ -31,6 +31,7 @@ class Docket:
         self.checks: Sequence[Check] = ()
         self.rows: list[Row] = []
         self.judged: set[str] = set()
+        self.disturbed = ""
         self._notes: list[str] = []
         self._broken: Verdict | None = None
 
@@ -98,7 +99,8 @@ class Docket:
             test=case.test,
             verdict=self.verdict,
             machine=case.machine,
-            emulated=case.settings.emulated,
+            emulated=self.measured.emulated if self.measured else case.settings.emulated,
+            servers=case.settings.servers,
             rows=tuple(self.rows),
             gated=case.spec.gated,
             notes=tuple(self._notes),
@@ -134,10 +136,11 @@ class Docket:
             yield
         except NoBaselineError as error:
             self.fail("no baseline", str(error))
-        except LlmperfError as error:
-            self.fail("invalid", str(error))
-        except pytest.fail.Exception as error:  # from one of our fixtures
-            self.fail("invalid", str(error).removeprefix("llmperf: "))
+        except (LlmperfError, pytest.fail.Exception) as error:  # the latter from one of our fixtures
+            said = str(error).removeprefix("llmperf: ")
+            if any(isinstance(each, DisturbedError) for each in (error, error.__context__)):
+                self.disturbed = said
+            self.fail("invalid", said)
 
 
 def _fails(row: Row, policy: str) -> bool:

@@ -20,5 +20,11 @@ MARKED = pytest.StashKey[set[str]]()
 IDS = pytest.StashKey[dict[str, str]]()
 """On the config: each id= of a mark, with the test that claims it."""
 
+POSTPONED = pytest.StashKey[list[pytest.Item]]()
+"""On the config: the tests of this process that were disturbed and have to be tried again."""
+
 GATE: pytest.StashKey[Gate] = pytest.StashKey()
 """On an item: the `llmperf` fixture's object."""
+
+AGAIN = pytest.StashKey[bool]()
+"""On an item: there once it is tried again, whatever becomes of it."""

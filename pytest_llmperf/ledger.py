@@ -21,9 +21,20 @@ class Ledger:
         self._marked = config.stash[keys.MARKED]
         self._entries: list[Entry] = []
         self._lines: list[str] = []
+        self._planned: list[pytest.Item] = []
+        self._postponed: dict[str, str] = {}
+        self._finished: set[str] = set()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Under --collect-only: keep the tests, to say how long they would take."""
+        self._planned = session.items if self._collecting else []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a test's entry off its report; a test whose teardown fails has not passed."""
+        if why := getattr(report, "llmperf_postponed", ""):
+            self._postponed[report.nodeid] = why
+        if report.when == "teardown":
+            self._finished.add(report.nodeid)
         if payload := getattr(report, "llmperf", None):
             from pytest_llmperf.outcome import Entry
 
@@ -51,18 +62,34 @@ class Ledger:
         if missing := self._missing():
             self._lines.append(missing)
             _fail(session)
+        if self._postponed.keys() - self._finished:
+            _fail(session)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """One row per gated metric, worst first, then the count line; nothing where no test is marked."""
-        if self._collecting or not (self._marked or self._lines):
+        """One row per gated metric, worst first, then the count line; nothing where no test is marked.
+
+        Under --collect-only about how long the marked tests would take.
+        """
+        if not (self._marked or self._lines or self._postponed):
             return
+        lines = self._forecast() if self._collecting else self._summary()
+        if lines:
+            terminalreporter.section("llmperf")
+        for line in lines:
+            terminalreporter.line(line)
+
+    def _summary(self) -> list[str]:
         from pytest_llmperf.report import terminal
 
-        terminalreporter.section("llmperf")
-        body = terminal.body(self._sorted())
         count = [terminal.count(self._entries, len(self._marked))] if self._marked else []
-        for line in [*body, *self._lines, *count]:
-            terminalreporter.line(line)
+        disturbed = terminal.disturbed(self._postponed, {entry.test for entry in self._entries})
+        return [*terminal.body(self._sorted()), *disturbed, *self._lines, *count]
+
+    def _forecast(self) -> list[str]:
+        from pytest_llmperf import spending
+        from pytest_llmperf.report import terminal
+
+        return terminal.forecast(spending.forecast(self._planned))
 
     def _sorted(self) -> list[Entry]:
         """By node id: workers report in any order."""

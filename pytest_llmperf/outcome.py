@@ -91,13 +91,15 @@ class Check:
 class Entry:
     """What one measured test tells the controller: travels as builtins on the test's own report.
 
-    `notes` say what was wrong, `remarks` what is worth knowing whatever the verdict; `checks` are a self-check's.
+    `servers` are the URLs of servers that ran already. `notes` say what was wrong, `remarks` what is worth knowing
+    whatever the verdict; `checks` are a self-check's.
     """
 
     test: str
     verdict: Verdict | None
     machine: str = ""
     emulated: bool = False
+    servers: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
     gated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -119,6 +121,7 @@ class Entry:
         return cls(
             **{
                 **payload,
+                "servers": tuple(payload["servers"]),
                 "rows": tuple(map(Row.from_payload, payload["rows"])),
                 "notes": tuple(payload["notes"]),
                 "remarks": tuple(payload["remarks"]),

@@ -7,10 +7,10 @@ from collections.abc import Generator
 import pytest
 
 from pytest_llmperf import keys, settings
-from pytest_llmperf.fixtures import _llmperf_fleet, llmperf, ollama, ollama_factory, ollama_instances
+from pytest_llmperf.fixtures import _llmperf_fleet, llmperf, ollama, ollama_env, ollama_factory, ollama_instances
 from pytest_llmperf.ledger import Ledger
 
-__all__ = ["_llmperf_fleet", "llmperf", "ollama", "ollama_factory", "ollama_instances"]
+__all__ = ["_llmperf_fleet", "llmperf", "ollama", "ollama_env", "ollama_factory", "ollama_instances"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +22,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Resolve the settings, in every process; the ledger is kept by a plain run or by xdist's controller only."""
     config.addinivalue_line("markers", _help() if config.option.markers else "llmperf")
     config.stash[keys.SETTINGS] = settings.Settings.from_config(config)
-    config.stash[keys.MARKED], config.stash[keys.IDS] = set(), {}
+    config.stash[keys.MARKED], config.stash[keys.IDS], config.stash[keys.POSTPONED] = set(), {}, []
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Ledger(config), "llmperf-ledger")
 
@@ -42,10 +42,26 @@ def pytest_make_collect_report(
     return report
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Note all marked tests before -m and -k deselect some; in a worker and in a plain run."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Note all marked tests before -m and -k deselect some; put them last, where no other test of their worker runs.
+
+    In a worker and in a plain run; each worker of pytest-xdist must come to the same order.
+    """
     config.stash[keys.MARKED].update(item.nodeid for item in items if _marked(item))
+    yield
+    items.sort(key=_marked)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """After all tests of this process: once more those that something else disturbed."""
+    result = yield
+    if session.config.stash[keys.POSTPONED]:
+        from pytest_llmperf import again
+
+        again.run(session)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -71,10 +87,22 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Send what was measured and judged along with the test's own report; in a worker and in a plain run."""
     report = yield
-    gate = item.stash.get(keys.GATE, None)
-    if call.when == "call" and gate and (entry := gate.entry(passed=report.passed)):
-        report.llmperf = entry.to_payload()  # type: ignore[attr-defined]
+    if gate := item.stash.get(keys.GATE, None):
+        from pytest_llmperf import again
+
+        if again.postponed(item, call, report, gate.disturbed):
+            return report
+        if call.when == "call" and (entry := gate.entry(passed=report.passed)):
+            report.llmperf = entry.to_payload()  # type: ignore[attr-defined]
     return report
+
+
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, str] | None:
+    """A try that something else disturbed is counted as postponed, once."""
+    why = getattr(report, "llmperf_postponed", None)
+    if why is None:
+        return None
+    return ("postponed", "p", "POSTPONED") if why else ("", "", "")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

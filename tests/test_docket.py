@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from pytest_llmperf.case import Case, NoBaselineError
 from pytest_llmperf.docket import Docket
-from pytest_llmperf.model import FAILING, LlmperfError, Sample, Session, Verdict
+from pytest_llmperf.model import FAILING, DisturbedError, InvalidRunError, LlmperfError, Sample, Session, Verdict
 from pytest_llmperf.outcome import Row
 from pytest_llmperf.settings import INCONCLUSIVE
 from tests.builders import MACHINE, TEST, measured, session, settings, spec
@@ -169,6 +170,27 @@ def test_what_the_user_can_put_right_is_a_failure_of_text_only(
     assert str(caught.value).splitlines()[0] == f"llmperf: {verdict}: {TEST}"
     assert str(caught.value).splitlines()[-1] == last
     assert found.verdict == verdict
+
+
+def test_what_something_else_broke_is_told_apart_also_through_a_fixture(tmp_path: Path) -> None:
+    busy = "mongod used 3.2 of 4 cores"
+    for error, disturbed in ((InvalidRunError(busy), ""), (DisturbedError(busy), busy)):
+        found = docket(tmp_path)
+        with pytest.raises(pytest.fail.Exception, match=f"^llmperf: invalid: {TEST}\n  {busy}"), found.plainly():
+            raise error
+        assert found.disturbed == disturbed
+        of_fixture = docket(tmp_path)
+        with pytest.raises(pytest.fail.Exception), of_fixture.plainly():
+            fixture_fails(error)
+        assert of_fixture.disturbed == disturbed
+
+
+def fixture_fails(error: LlmperfError) -> NoReturn:
+    """As a fixture of ours does it."""
+    try:
+        raise error
+    except LlmperfError:
+        raise pytest.fail.Exception(f"llmperf: {error}", pytrace=False) from None
 
 
 def test_a_test_that_measured_nothing_has_no_entry(tmp_path: Path) -> None:

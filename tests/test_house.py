@@ -23,6 +23,7 @@ DOORS = {
 PURE = {
     *(
         "advice",
+        "budget",
         "chat",
         "gate",
         "judgement",

@@ -300,6 +300,49 @@ def test_a_run_that_judged_nothing_has_no_table() -> None:
     assert terminal.body([entry(None), written(None, passed=True)]) == []
 
 
+def test_a_disturbed_test_has_a_line_that_says_what_it_was_and_what_became_of_it() -> None:
+    postponed = {
+        "test_b.py::test_two": "mongod used 3.2 of 4 cores",
+        "test_a.py::test_one": "agent1 exited\nlast words",
+    }
+    assert terminal.disturbed(postponed, {"test_b.py::test_two"}) == [
+        "test_a.py::test_one was disturbed and not measured again: agent1 exited",
+        "test_b.py::test_two was disturbed and measured again: mongod used 3.2 of 4 cores",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("estimates", "lines"),
+    [
+        (
+            [("test_a.py::test_one", 24.2), ("test_a.py::test_two", None), ("test_b.py::test_three", 200.0)],
+            [
+                "about 24 s        test_a.py::test_one",
+                "no baseline       test_a.py::test_two",
+                "about 3 min 20 s  test_b.py::test_three",
+                "llmperf: 3 marked tests take about 3 min 44 s (1 without a baseline not counted)",
+            ],
+        ),
+        (
+            [("test_a.py::test_one", 24.2)],
+            ["about 24 s  test_a.py::test_one", "llmperf: 1 marked test takes about 24 s"],
+        ),
+        (
+            [("test_a.py::test_one", None)],
+            [
+                "no baseline  test_a.py::test_one",
+                "llmperf: no telling how long 1 marked test takes: nothing is recorded",
+            ],
+        ),
+        ([], []),
+    ],
+)
+def test_a_forecast_has_a_line_for_each_test_and_their_sum(
+    estimates: list[tuple[str, float | None]], lines: list[str]
+) -> None:
+    assert terminal.forecast(estimates) == lines
+
+
 NEVER = Row(metric="ttft", verdict="inconclusive", never=True)
 CHECKED = replace(entry(None), checks=(Check(metric="", trials=6, alarms=0),))
 

@@ -52,6 +52,16 @@ def test_a_prompt_that_a_cache_has_answered_is_a_cause(serve: Serve) -> None:
     assert not tried.short
 
 
+def test_of_a_thinking_model_the_first_thought_is_the_first_token(serve: Serve) -> None:
+    tried = attempt([(AGENT, serve("speed=50,fault=thinking"))], NONCES)
+    assert isinstance(tried.run, Run)
+    assert tried.cause == ""
+    for exchange in tried.run.exchanges:
+        assert exchange.tokens == 8
+        assert exchange.first_token - exchange.released < exchange.server["prompt_eval"] + 0.05
+        assert len(exchange.gaps) > 4, "thoughts and words are one stream"
+
+
 EOF = "an error was encountered while running the model: unexpected EOF"
 
 

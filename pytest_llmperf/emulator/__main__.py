@@ -6,10 +6,12 @@ import errno
 import os
 import signal
 import sys
+from types import FrameType
 
 from pytest_llmperf.emulator import config, log
 from pytest_llmperf.emulator.device import Device
 from pytest_llmperf.emulator.engine import Engine
+from pytest_llmperf.emulator.process import Child
 from pytest_llmperf.emulator.server import VERSION, Server
 
 USAGE = "Usage: python -m pytest_llmperf.emulator serve | --version"
@@ -37,7 +39,7 @@ def serve() -> int:
         log.plain(f"Error: {error}")
         return 2
     _end_on_signals()
-    settings.physics.faulty.at_start()
+    settings.physics.fault.at_start()
     device = Device("rtx4080", settings.physics.vram, serial=settings.physics.serial)
     try:
         server = Server((settings.host, settings.port), Engine(settings, device))
@@ -45,6 +47,7 @@ def serve() -> int:
         log.plain(f"Error: listen tcp {settings.host}:{settings.port}: bind: {_words(error)}")
         return 1
     _announce(server, settings, device.free())
+    settings.physics.fault.at_listening()
     server.serve_forever()
     return 0
 
@@ -52,7 +55,12 @@ def serve() -> int:
 def _end_on_signals() -> None:
     for name in ("SIGTERM", "SIGINT", "SIGBREAK"):
         if number := getattr(signal, name, None):
-            signal.signal(number, lambda *_: os._exit(0))  # streams are cut at once, as Ollama cuts them
+            signal.signal(number, _end)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    Child.end_all()
+    os._exit(0)  # streams are cut at once, as Ollama cuts them
 
 
 def _words(error: OSError) -> str:

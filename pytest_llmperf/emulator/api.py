@@ -13,7 +13,7 @@ from typing import Any
 from pytest_llmperf.emulator import durations, models, options
 from pytest_llmperf.emulator.config import Config
 from pytest_llmperf.emulator.draw import Job
-from pytest_llmperf.emulator.engine import Finished, prompt_tokens
+from pytest_llmperf.emulator.engine import Finished, Token, prompt_tokens
 from pytest_llmperf.emulator.models import Model
 from pytest_llmperf.emulator.runner import Runner
 
@@ -30,6 +30,10 @@ _FIELDS: dict[str, tuple[type, str]] = {
 _GO_NAMES = {str: "string", bool: "bool", int: "number", float: "number", list: "array", dict: "object"}
 
 
+class Garbled(dict[str, Any]):
+    """A record whose line is to be no JSON."""
+
+
 class ApiError(Exception):
     """A request is answered with this status and Ollama's error text."""
 
@@ -40,25 +44,28 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Dialect:
-    """What /api/generate and /api/chat do differently."""
+    """What /api/generate and /api/chat do differently. `piece` takes what is said, the field `text`, and thought."""
 
     struct: str
     nameless: tuple[int, str]
     prompt: Callable[[Body], str]
-    piece: Callable[[str], Body]
+    text: str
+    piece: Callable[[str, str], Body]
 
 
 GENERATE = Dialect(
     struct="GenerateRequest",
     nameless=(404, "model '' not found"),
     prompt=lambda body: body.get("prompt") or "",
-    piece=lambda text: {"response": text},
+    text="response",
+    piece=lambda said, thought: {"response": said, **_thinking(thought)},
 )
 CHAT = Dialect(
     struct="ChatRequest",
     nameless=(400, "model is required"),
     prompt=lambda body: "\n".join(f"{m.get('role')}: {m.get('content') or ''}" for m in body.get("messages") or []),
-    piece=lambda text: {"message": {"role": "assistant", "content": text}},
+    text="content",
+    piece=lambda said, thought: {"message": {"role": "assistant", "content": said, **_thinking(thought)}},
 )
 
 
@@ -75,8 +82,9 @@ def parse(raw: bytes, struct: str) -> Body:
     for name, (kind, go_name) in _FIELDS.items():
         if body.get(name) is not None and not isinstance(body[name], kind):
             raise ApiError(400, _mismatch(body[name], f"struct field {struct}.{name} of type {go_name}"))
-    if any(not isinstance(message, dict) for message in body.get("messages") or []):
-        raise ApiError(400, f"json: cannot unmarshal into Go struct field {struct}.messages of type api.Message")
+    for message in body.get("messages") or []:
+        if not isinstance(message, dict):
+            raise ApiError(400, _mismatch(message, f"struct field {struct}.messages of type api.Alias"))
     return body
 
 
@@ -91,14 +99,11 @@ def model_of(body: Body, nameless: tuple[int, str]) -> tuple[str, Model]:
 
 def job_of(body: Body, dialect: Dialect, config: Config) -> Job:
     """The work a generate or chat request asks for; ApiError 400, 404 or, for an option's type, 500."""
-    alive = config.keep_alive
-    if body.get("keep_alive") is not None:
-        try:
-            alive = durations.keep_alive(body["keep_alive"])
-        except ValueError as error:
-            raise ApiError(400, str(error)) from None
+    alive = _keep_alive(body)
     name, model = model_of(body, dialect.nameless)
-    if body.get("think"):
+    fault, think = config.physics.fault, body.get("think")
+    able = "thinking" in fault.capabilities
+    if think and not able:
         raise ApiError(400, f'"{name}" does not support thinking')
     try:
         asked = options.read(body.get("options") or {}, config.context_length, model.context)
@@ -108,18 +113,19 @@ def job_of(body: Body, dialect: Dialect, config: Config) -> Job:
         model=model,
         name=name,
         prompt=dialect.prompt(body),
-        load=asked.load,
+        load=fault.load(asked.load),
         keep_alive=alive,
         budget=asked.num_predict,
         seed=asked.seed,
+        thinks=able and think is not False,
     )
 
 
-def records(job: Job, dialect: Dialect, body: Body, pieces: Iterator[str | Finished]) -> Iterator[Body]:
+def records(job: Job, dialect: Dialect, body: Body, pieces: Iterator[Token | Finished]) -> Iterator[Body]:
     """The stream's objects: one per token, then one with the metrics."""
     for piece in pieces:
-        if isinstance(piece, str):
-            yield _record(job.name, dialect, piece, done=False)
+        if isinstance(piece, Token):
+            yield (Garbled if piece.garbled else dict)(_token(job.name, dialect, piece))
         else:
             context = dialect is GENERATE and not body.get("raw")
             count = prompt_tokens(job) + piece.metrics.get("eval_count", 0)
@@ -132,15 +138,16 @@ def records(job: Job, dialect: Dialect, body: Body, pieces: Iterator[str | Finis
 
 def whole(dialect: Dialect, parts: Iterator[Body]) -> Body:
     """One object in place of a stream: the last record with all of the text."""
-    text, record = "", {}
+    said, thought, record = "", "", {}
     for record in parts:
-        text += record["response"] if dialect is GENERATE else record["message"]["content"]
-    return {**record, **dialect.piece(text)}
+        piece = record.get("message", record)
+        said, thought = said + piece[dialect.text], thought + piece.get("thinking", "")
+    return {**record, **dialect.piece(said, thought)}
 
 
 def idle(name: str, dialect: Dialect, reason: str) -> Body:
     """The answer that ends a stream, or is all of it after a load or unload: no text and no metrics."""
-    return {**_record(name, dialect, "", done=True), "done_reason": reason}
+    return {**_record(name, dialect.piece("", ""), done=True), "done_reason": reason}
 
 
 def running(runners: list[Runner]) -> Body:
@@ -161,8 +168,26 @@ def _loaded(runner: Runner) -> Body:
     }
 
 
-def _record(name: str, dialect: Dialect, text: str, *, done: bool) -> Body:
-    return {"model": name, "created_at": _now(), **dialect.piece(text), "done": done}
+def _keep_alive(body: Body) -> float | None:
+    if body.get("keep_alive") is None:
+        return None
+    try:
+        return durations.keep_alive(body["keep_alive"])
+    except ValueError as error:
+        raise ApiError(400, str(error)) from None
+
+
+def _token(name: str, dialect: Dialect, token: Token) -> Body:
+    said, thought = ("", token.text) if token.thought else (token.text, "")
+    return _record(name, dialect.piece(said, thought), done=False)
+
+
+def _thinking(text: str) -> Body:
+    return {"thinking": text} if text else {}
+
+
+def _record(name: str, piece: Body, *, done: bool) -> Body:
+    return {"model": name, "created_at": _now(), **piece, "done": done}
 
 
 def _now() -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pytest_llmperf.emulator import durations, log
-from pytest_llmperf.emulator.faults import FAULTS, Fault
+from pytest_llmperf.emulator import durations, faults, log
+from pytest_llmperf.emulator.faults import Fault
 
 VARIABLE = "LLMPERF_EMULATOR"
 LOAD_S = {"default": 0.5, "tr114": 10.0}  # a reload took 10 s in TR114
@@ -38,7 +38,7 @@ class Physics:
     speed: float = 1.0
     vram_gb: float = 12.0  # the RTX 4080 Laptop GPU of TR114 to TR116
     profile: str = "default"
-    fault: str = "none"
+    fault: Fault = field(default_factory=Fault)
 
     @property
     def load_s(self) -> float:
@@ -49,11 +49,6 @@ class Physics:
     def vram(self) -> int:
         """Bytes of the whole device's memory."""
         return int(self.vram_gb * 2**30)
-
-    @property
-    def faulty(self) -> Fault:
-        """The fault in force."""
-        return FAULTS[self.fault]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +69,16 @@ def read(env: Mapping[str, str]) -> Config:
     """The configuration that `env` asks for; ConfigError for `LLMPERF_EMULATOR`, a logged default for Ollama's own."""
     host, port = _host(env.get("OLLAMA_HOST", ""))
     home = Path(env.get("HOME") or env.get("USERPROFILE") or "")
+    physics = _physics(env.get(VARIABLE, ""))
     return Config(
         host=host,
         port=port,
-        parallel=_ollama(env, "OLLAMA_NUM_PARALLEL", _positive_int, 1),
+        parallel=physics.fault.slots(_ollama(env, "OLLAMA_NUM_PARALLEL", _positive_int, 1)),
         keep_alive=_ollama(env, "OLLAMA_KEEP_ALIVE", _keep_alive, 300.0),
         context_length=_ollama(env, "OLLAMA_CONTEXT_LENGTH", int, 0) or _DEFAULT_CONTEXT,
         instance=home.name,
         session=home.parent.name,
-        physics=_physics(env.get(VARIABLE, "")),
+        physics=physics,
     )
 
 
@@ -160,6 +156,6 @@ _KEYS: dict[str, tuple[Callable[[str], object], str]] = {
     "speed": (_positive, "a number above 0"),
     "vram_gb": (_positive, "a number above 0"),
     "profile": _one_of(LOAD_S),
-    "fault": _one_of(FAULTS),
+    "fault": (faults.read, faults.legal()),
 }
 _EXAMPLE = f'write for example {VARIABLE}="speed=20,seed=7"'

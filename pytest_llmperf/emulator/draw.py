@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_llmperf.emulator.config import Config
 from pytest_llmperf.emulator.faults import Plan
@@ -21,15 +21,19 @@ _VOCABULARY = """
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One request for text. `budget` is `num_predict` (0 or less: the model decides), `seed` the request's own."""
+    """One request for text. `budget` is `num_predict` (0 or less: the model decides), `seed` the request's own.
+
+    `keep_alive` is in seconds, None where the request names none. With `thinks` half of the answer is thinking.
+    """
 
     model: Model
     name: str
     prompt: str
     load: LoadOptions
-    keep_alive: float
+    keep_alive: float | None
     budget: int
     seed: int
+    thinks: bool
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def plan(job: Job, config: Config) -> Plan:
         ideal = Plan(min(job.budget, 10 * job.load.num_ctx), "length")
     else:
         ideal = Plan(max(1, round(_text(job, config).gauss(120, 20))), "stop")
-    return config.physics.faulty.bend(ideal)
+    return config.physics.fault.bend(replace(ideal, thoughts=ideal.tokens // 2) if job.thinks else ideal)
 
 
 def words(job: Job, config: Config, count: int) -> Iterator[str]:

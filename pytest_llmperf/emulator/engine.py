@@ -9,14 +9,17 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
+from typing import NamedTuple
 
 from pytest_llmperf.emulator import draw, log, placement
 from pytest_llmperf.emulator.config import Config
 from pytest_llmperf.emulator.device import Claim, Demand, Device
 from pytest_llmperf.emulator.draw import Job
+from pytest_llmperf.emulator.faults import Plan
 from pytest_llmperf.emulator.models import Model
 from pytest_llmperf.emulator.options import LoadOptions
 from pytest_llmperf.emulator.placement import Placement
+from pytest_llmperf.emulator.process import RunnerError
 from pytest_llmperf.emulator.runner import Fifo, Pace, Runner
 
 PREFILL_STEPS = 8  # two agents that start a moment apart differ by one step at most
@@ -29,8 +32,12 @@ _OUT_OF_MEMORY = (
 )
 
 
-class RunnerError(RuntimeError):
-    """The model's process failed, while it loaded or in the middle of an answer; the text is Ollama's."""
+class Token(NamedTuple):
+    """One token of an answer, `thought` or said; the line that carries a `garbled` one is no JSON."""
+
+    text: str
+    thought: bool = False
+    garbled: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,11 @@ class Engine:
             return sorted(self._runners.values(), key=lambda runner: -runner.expires)
 
     def unload(self, model: Model) -> None:
-        """Drop the model as soon as its requests in flight have ended; does not wait."""
+        """Drop the model once its requests in flight have ended, unless a later one keeps it; does not wait."""
         with self._changed:
             if runner := self._runners.get(model.digest):
-                runner.retiring = True
+                runner.keep_alive = 0.0
+                runner.renew()
                 self._sweep()
 
     @contextmanager
@@ -80,22 +88,20 @@ class Engine:
         finally:
             with self._changed:
                 runner.users -= 1
-                runner.expires = time.time() + job.keep_alive
+                runner.renew()
                 self._changed.notify_all()
 
-    def generate(self, job: Job, started: int) -> Generator[str | Finished, None, None]:
+    def generate(self, job: Job, started: int) -> Generator[Token | Finished, None, None]:
         """One answer: its tokens, each at its time, then how it ended; `started` is the request's perf_counter_ns.
 
-        RunnerError, or no Finished, where the fault in force wants that.
+        RunnerError where the model's process is gone; that, no Finished or no end where the fault in force wants it.
         """
         plan = draw.plan(job, self.config)
         with self.runner(job) as runner:
             ready = perf_counter_ns()
             with runner.slots, self._device.turn(), runner.claim.stream():
-                begun, first, last = yield from self._decode(job, runner, plan.tokens)
-        if plan.ending == "error":
-            raise RunnerError("an error was encountered while running the model: unexpected EOF")
-        if plan.ending == "done":
+                begun, first, last = yield from self._decode(job, runner, plan)
+        if plan.ending():
             metrics = {
                 "total_duration": perf_counter_ns() - started,
                 "load_duration": ready - started,
@@ -104,19 +110,22 @@ class Engine:
                 "eval_count": plan.tokens,
                 "eval_duration": last - first,
             }
-            yield Finished(plan.reason, {name: value for name, value in metrics.items() if value})
+            found = {name: value for name, value in metrics.items() if value}
+            yield Finished(plan.reason, self.config.physics.fault.metrics(found))
 
-    def _decode(self, job: Job, runner: Runner, tokens: int) -> Generator[str, None, tuple[int, int, int]]:
+    def _decode(self, job: Job, runner: Runner, plan: Plan) -> Generator[Token, None, tuple[int, int, int]]:
         speed = draw.speed(job, self.config)
         pace = Pace(runner.share)
         begun = perf_counter_ns()
         for _ in range(PREFILL_STEPS):
             pace.step(speed.prefill / PREFILL_STEPS)
+            runner.check()
         first = perf_counter_ns()
-        for index, word in enumerate(draw.words(job, self.config, tokens)):
+        for index, word in enumerate(draw.words(job, self.config, plan.tokens)):
             if index:
                 pace.step(1 / speed.rate)
-            yield word
+                runner.check()
+            yield Token(word, thought=index < plan.thoughts, garbled=index == plan.garbled)
         return begun, first, perf_counter_ns()
 
     def _ready(self, job: Job) -> Runner | None:
@@ -125,8 +134,7 @@ class Engine:
             runner = self._runners.get(job.model.digest)
             if runner is None or not runner.accepts(job.load):
                 return None
-            runner.users += 1
-            runner.expires = time.time() + job.keep_alive
+            runner.use(job.keep_alive)
             return runner
 
     def _load(self, job: Job) -> Runner:
@@ -134,6 +142,7 @@ class Engine:
         self._make_way(job.model, asked.size_vram)
         log.info("sched.go:1", "starting llama-server", cmd=_command(job.name, job.load, self.config.parallel))
         placed, claim = self._place(job, asked)
+        process = self.config.physics.fault.process()
         time.sleep(self.config.physics.load_s)
         log.plain(f"load_tensors: offloaded {placed.layers}/{placed.total} layers to GPU")
         log.info("sched.go:1", f"llama-server started in {self.config.physics.load_s:.2f} seconds")
@@ -144,9 +153,10 @@ class Engine:
             placement=placed,
             claim=claim,
             slots=Fifo(self.config.parallel),
-            users=1,
-            expires=time.time() + job.keep_alive,
+            process=process,
+            keep_alive=self.config.keep_alive,
         )
+        runner.use(job.keep_alive)
         with self._changed:
             self._runners[job.model.digest] = runner
         return runner
@@ -158,6 +168,7 @@ class Engine:
                 message = _OUT_OF_MEMORY.format(asked.size_vram)
                 log.info("sched.go:1", "Load failed", model=job.name, error=message)
                 raise RunnerError(message)
+            placed = self.config.physics.fault.place(placed)
             return placed, self._device.claim(Demand.of(job.load), placed.size_vram)
 
     def _make_way(self, model: Model, memory: int) -> None:
@@ -183,6 +194,7 @@ class Engine:
         for digest, runner in list(self._runners.items()):
             if runner.over():
                 del self._runners[digest]
+                runner.process.end()
                 runner.claim.release()
 
 

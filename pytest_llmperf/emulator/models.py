@@ -104,8 +104,8 @@ def find(name: str) -> Model | None:
     return MODELS.get(name if ":" in name else f"{name}:latest")
 
 
-def tags() -> dict[str, object]:
-    """The body of /api/tags: every name, aliases too."""
+def tags(extra: tuple[str, ...] = ()) -> dict[str, object]:
+    """The body of /api/tags: every name, aliases too. `extra` are capabilities beside a model's own."""
     return {
         "models": [
             {
@@ -115,15 +115,15 @@ def tags() -> dict[str, object]:
                 "size": model.size,
                 "digest": model.digest,
                 "details": model.details,
-                "capabilities": list(model.capabilities),
+                "capabilities": [*model.capabilities, *extra],
             }
             for name, model in MODELS.items()
         ]
     }
 
 
-def show(model: Model) -> dict[str, object]:
-    """The body of /api/show, which has no digest in Ollama either."""
+def show(model: Model, extra: tuple[str, ...] = ()) -> dict[str, object]:
+    """The body of /api/show, which has no digest in Ollama either. `extra` are capabilities beside the model's own."""
     return {
         "modelfile": f"# Modelfile of an emulated model\nFROM sha256-{model.digest}\nTEMPLATE {model.template!r}\n",
         "template": model.template,
@@ -135,6 +135,6 @@ def show(model: Model) -> dict[str, object]:
             f"{model.family}.context_length": model.context,
             f"{model.family}.embedding_length": model.embedding,
         },
-        "capabilities": list(model.capabilities),
+        "capabilities": [*model.capabilities, *extra],
         "modified_at": _MODIFIED,
     }

@@ -13,6 +13,7 @@ from pytest_llmperf.emulator.device import Claim
 from pytest_llmperf.emulator.models import Model
 from pytest_llmperf.emulator.options import LoadOptions
 from pytest_llmperf.emulator.placement import Placement
+from pytest_llmperf.emulator.process import UNEXPECTED_EOF, Process, RunnerError
 
 
 class Fifo:
@@ -62,7 +63,10 @@ class Pace:
 
 @dataclass(kw_only=True)
 class Runner:
-    """One loaded model. `expires` is in seconds since the epoch; a retiring runner takes no new requests."""
+    """One loaded model. A retiring runner takes no new requests.
+
+    It may stay for `keep_alive` seconds after a request; when that ends is `expires`, in seconds since the epoch.
+    """
 
     model: Model
     name: str
@@ -70,13 +74,31 @@ class Runner:
     placement: Placement
     claim: Claim
     slots: Fifo
+    process: Process
+    keep_alive: float
     users: int = 0
     expires: float = 0.0
     retiring: bool = False
 
     def accepts(self, asked: LoadOptions) -> bool:
         """Whether a request with these load-time options needs no reload."""
-        return not self.retiring and self.load.serve(asked)
+        return not self.retiring and self.process.alive() and self.load.serve(asked)
+
+    def use(self, keep_alive: float | None) -> None:
+        """Take a request; its `keep_alive` replaces what an earlier one has set, None leaves that as it is."""
+        self.users += 1
+        if keep_alive is not None:
+            self.keep_alive = keep_alive
+        self.renew()
+
+    def renew(self) -> None:
+        """Let the time it may stay begin now."""
+        self.expires = time.time() + self.keep_alive
+
+    def check(self) -> None:
+        """RunnerError where the model's process is gone."""
+        if not self.process.alive():
+            raise RunnerError(UNEXPECTED_EOF)
 
     def share(self) -> float:
         """The part (0, 1] of the model's solo rate that each of its streams gets at this moment."""

@@ -18,6 +18,8 @@ from pytest_llmperf.emulator import api, log, models
 from pytest_llmperf.emulator.engine import Engine
 
 VERSION = "0.33.0"
+PHYSICS = 1
+"""Raised by hand when the emulated device behaves differently; each answer names it, as no Ollama does."""
 
 _JSON = "application/json; charset=utf-8"
 _NDJSON = "application/x-ndjson"
@@ -34,7 +36,7 @@ class Server(ThreadingHTTPServer):
     allow_reuse_address = os.name != "nt"  # on Windows it would let two servers share a port
 
     def __init__(self, address: tuple[str, int], engine: Engine) -> None:
-        self.engine = engine
+        self.engine, self.fault = engine, engine.config.physics.fault
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, Handler)
@@ -79,6 +81,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Nothing: gin's line stands for http.server's."""
 
+    def version_string(self) -> str:
+        """What the Server header says, in http.server's own error pages too."""
+        return f"pytest-llmperf-emulator/{PHYSICS}"
+
     def _route(self, started: int) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]
@@ -97,20 +103,21 @@ class Handler(BaseHTTPRequestHandler):
         self._json({"version": VERSION})
 
     def _tags(self, _body: bytes, _started: int) -> None:
-        self._json(models.tags())
+        self._json(models.tags(self.server.fault.capabilities))
 
     def _ps(self, _body: bytes, _started: int) -> None:
         self._json(api.running(self.server.engine.loaded()))
 
     def _show(self, raw: bytes, _started: int) -> None:
         body = api.parse(raw, "ShowRequest")
-        self._json(models.show(api.model_of(body, (400, "model is required"))[1]))
+        _, model = api.model_of(body, (400, "model is required"))
+        self._json(models.show(model, self.server.fault.capabilities))
 
     def _generate(self, raw: bytes, started: int) -> None:
         self._complete(raw, started, api.GENERATE)
 
     def _chat(self, raw: bytes, started: int) -> None:
-        if busy := self.server.engine.config.physics.faulty.refuse():
+        if busy := self.server.fault.refuse():
             raise api.ApiError(503, busy)
         self._complete(raw, started, api.CHAT)
 
@@ -118,7 +125,7 @@ class Handler(BaseHTTPRequestHandler):
         engine = self.server.engine
         body = api.parse(raw, dialect.struct)
         job = api.job_of(body, dialect, engine.config)
-        if not job.prompt and body.get("keep_alive") is not None and not job.keep_alive:
+        if not job.prompt and job.keep_alive is not None and job.keep_alive < 1:  # Ollama counts whole seconds here
             engine.unload(job.model)
             return self._json(api.idle(job.name, dialect, "unload"))
         if not job.prompt:
@@ -153,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
     def _head(self, status: int, *headers: tuple[str, str]) -> None:
         self._status = status
         self.send_response_only(status)
-        for name, value in (*headers, ("Date", self.date_time_string())):
+        for name, value in (*headers, ("Server", self.version_string()), ("Date", self.date_time_string())):
             self.send_header(name, value)
         self.end_headers()
 
@@ -169,4 +176,5 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _line(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    line = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return line[: len(line) // 2] if isinstance(value, api.Garbled) else line

@@ -47,9 +47,13 @@ def _kept(evidence: str) -> list[str]:
 
 
 def measured(found: Measured, spec: Spec) -> list[str]:
-    """Where and what, and how much it varies: machine, scenario, agents, topology; spread and contention."""
+    """Where and what, and how much it varies: machine, scenario, agents, topology; spread and contention.
+
+    Then what nobody can tell whether it is in force.
+    """
     agents = "1 agent" if len(spec.agents) == 1 else f"{len(spec.agents)} agents on {spec.topology} instances"
-    return [f"{_machine(found)}, {spec.scenario}, {agents}", spread(found)]
+    unsure = f"not verified, for these servers do not report it: {', '.join(found.unverified)}"
+    return [f"{_machine(found)}, {spec.scenario}, {agents}", spread(found), *([unsure] if found.unverified else [])]
 
 
 def compared(control: Measured, treatment: Measured) -> list[str]:

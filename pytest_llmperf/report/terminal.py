@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from pytest_llmperf.budget import spoken
 from pytest_llmperf.model import WORST_FIRST, Verdict
 from pytest_llmperf.outcome import Entry, weighing
 from pytest_llmperf.report import selfcheck
@@ -13,6 +14,7 @@ from pytest_llmperf.report.failure import reasons
 from pytest_llmperf.report.words import COLUMNS, cells, table, worst_first
 
 _COLUMNS = [column for column in COLUMNS if column != "90 % interval"]
+NOT_OURS = "not restarted between sessions; their environment, slots and other clients are not ours to see"
 _COUNTED: tuple[Verdict, ...] = (
     "held",
     "improved",
@@ -57,10 +59,35 @@ def count(entries: Sequence[Entry], marked: int) -> str:
     return "llmperf: " + "; ".join(part for part in parts if part)
 
 
+def disturbed(postponed: Mapping[str, str], measured: Collection[str]) -> list[str]:
+    """A line for each test that something else disturbed, and by what, by node id; `measured` are those that were."""
+    again = {test: "measured again" if test in measured else "not measured again" for test in postponed}
+    return [f"{test} was disturbed and {again[test]}: {_first(why)}" for test, why in sorted(postponed.items())]
+
+
+def forecast(estimates: Sequence[tuple[str, float | None]]) -> list[str]:
+    """About how long each marked test takes, then all of them; seconds by node id, None without a baseline."""
+    cells = [("no baseline" if seconds is None else f"about {spoken(seconds)}", test) for test, seconds in estimates]
+    width = max((len(cell) for cell, _ in cells), default=0)
+    return [*(f"{cell:<{width}}  {test}" for cell, test in cells), *_in_all([seconds for _, seconds in estimates])]
+
+
+def _in_all(estimates: Sequence[float | None]) -> list[str]:
+    known = [seconds for seconds in estimates if seconds is not None]
+    unknown = len(estimates) - len(known)
+    tests = "1 marked test takes" if len(estimates) == 1 else f"{len(estimates)} marked tests take"
+    left_out = f" ({unknown} without a baseline not counted)" if unknown else ""
+    if known:
+        return [f"llmperf: {tests} about {spoken(sum(known))}{left_out}"]
+    return [f"llmperf: no telling how long {tests}: nothing is recorded"] if unknown else []
+
+
 def _machines(entries: Sequence[Entry]) -> list[str]:
     labels = {f"{e.machine} (emulated)" if e.emulated else e.machine for e in entries}
     bent = os.environ.get("LLMPERF_EMULATOR")
     said = [f"LLMPERF_EMULATOR={bent} was in force"] if bent and any(e.emulated for e in entries) else []
+    attached = ", ".join(dict.fromkeys(url for entry in entries for url in entry.servers))
+    said += [f"{attached} ran already: {NOT_OURS}"] if attached else []
     return [f"measured on {', '.join(sorted(labels))}", *said]
 
 

@@ -61,12 +61,15 @@ class Instance:
             return cls(subprocess.Popen(ARGV, env=env, stdout=out, stderr=err), stderr, stdout)
 
     def wait_until_ready(self) -> None:
-        eventually(lambda: _LISTENING.search(self.stderr.read_text()) or self.process.poll() is not None)
-        listening = _LISTENING.search(self.stderr.read_text())
-        assert listening, self.stderr.read_text()
-        self.address = listening[1]
-        self.client = Client(host=self.address)
+        eventually(lambda: self.listening() or self.process.poll() is not None)
+        assert self.address, self.stderr.read_text()
         assert self.get("/").text == "Ollama is running"
+
+    def listening(self) -> bool:
+        if found := _LISTENING.search(self.stderr.read_text()):
+            self.address = found[1]
+            self.client = Client(host=self.address)
+        return bool(found)
 
     def stop(self) -> None:
         self.client.close()  # type: ignore[no-untyped-call]  # as the client has it

@@ -13,6 +13,8 @@ import httpx
 import pytest
 from ollama import ResponseError
 
+from pytest_llmperf.identity import EMULATOR_PHYSICS
+
 from .instances import GEMMA, Emulate, Instance, eventually
 
 METRICS = ["total_duration", "load_duration", "prompt_eval_count"]
@@ -96,7 +98,12 @@ def test_an_unknown_model_is_a_404(server: Instance) -> None:
         ("/api/generate", {"prompt": "Hi"}, 404, "model '' not found"),
         ("/api/chat", {"messages": []}, 400, "model is required"),
         ("/api/show", {}, 400, "model is required"),
-        ("/api/chat", {"messages": ["Hi"]}, 400, "json: cannot unmarshal into Go struct field ChatRequest.messages"),
+        (
+            "/api/chat",
+            {"messages": ["Hi"]},
+            400,
+            "json: cannot unmarshal string into Go struct field ChatRequest.messages",
+        ),
         (
             "/api/generate",
             {"model": 3},
@@ -149,7 +156,7 @@ def test_a_model_stays_as_long_as_keep_alive_says(emulate: Emulate) -> None:
     server = emulate("speed=50", OLLAMA_KEEP_ALIVE="-1")
     server.ask(1)
     assert datetime.fromisoformat(server.loaded()[0]["expires_at"]).year > 2300
-    server.post("/api/generate", {"model": GEMMA, "keep_alive": "50ms"})
+    server.post("/api/generate", {"model": GEMMA, "prompt": "Hi", "keep_alive": "50ms", "options": {"num_predict": 1}})
     eventually(lambda: server.loaded() == [])
 
 
@@ -175,6 +182,16 @@ def test_a_connection_serves_many_requests(server: Instance) -> None:
     assert len(used) == 1
     assert httpx.head(f"http://{server.address}/").status_code == 200
     assert server.get("/api/version").text == '{"version":"0.33.0"}'
+
+
+@pytest.mark.parametrize("fault", ["none", "busy"])
+def test_every_answer_says_that_it_is_an_emulators(emulate: Emulate, fault: str) -> None:
+    server = emulate(f"speed=50,fault={fault}")
+    body = {"model": GEMMA, "messages": [{"role": "user", "content": "Hi"}], "options": {"num_predict": 1}}
+    answers = [server.get(path) for path in ("/", "/api/version", "/api/ps", "/nowhere", "/api/chat")]
+    answers += [server.post("/api/chat", each) for each in (body, {**body, "stream": False}, {"model": "gpt-7"})]
+    answers += [httpx.head(f"http://{server.address}/"), httpx.request("BREW", f"http://{server.address}/")]
+    assert {answer.headers["server"] for answer in answers} == {f"pytest-llmperf-emulator/{EMULATOR_PHYSICS}"}
 
 
 def test_what_is_not_emulated_is_not_found(server: Instance) -> None:

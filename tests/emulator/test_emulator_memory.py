@@ -116,7 +116,8 @@ def test_an_unloaded_model_gives_its_memory_back(emulate: Emulate) -> None:
 
 def test_a_model_whose_time_is_up_gives_its_memory_back_unasked(emulate: Emulate) -> None:
     first, second = emulate(ROOM_FOR_ONE), emulate(ROOM_FOR_ONE, "agent2")
-    first.post("/api/generate", {"model": GEMMA, "keep_alive": "100ms"})
+    first.post("/api/generate", {"model": GEMMA, "keep_alive": "1100ms"})
+    assert on_gpu(first) == [WHOLE]
     eventually(lambda: load(second, num_gpu=80).status_code == 200)
     assert on_gpu(second) == [WHOLE]
 

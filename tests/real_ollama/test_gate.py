@@ -39,7 +39,8 @@ def project(pytester: pytest.Pytester, genuine_ollama: Genuine, monkeypatch: pyt
 
 
 def use(project: pytest.Pytester, binary: Path) -> None:
-    project.makeini(f"[pytest]\nllmperf_ollama = {binary}\n")
+    # whether a shared runner is quiet is not what these tests are about
+    project.makeini(f"[pytest]\nllmperf_ollama = {binary}\nllmperf_quiet_wait = off\n")
 
 
 def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
