@@ -17,7 +17,7 @@ from pytest_llmperf.instance import Instance
 from pytest_llmperf.instances import Fleet
 from pytest_llmperf.lane import device_lane, machine_lanes
 from pytest_llmperf.measured import Measured
-from pytest_llmperf.model import Baseline, LlmperfError, Session, Spec
+from pytest_llmperf.model import Baseline, InvalidRunError, LlmperfError, Session, Spec
 from pytest_llmperf.outcome import Check
 from pytest_llmperf.protocol import Bench
 from pytest_llmperf.settings import Settings
@@ -90,8 +90,7 @@ class Measurement:
         else:
             sessions = [bench.session(plan.looks(spec.max_runs), partial(self._decided, comparable))]
         while len(sessions) < self._sessions(sessions[0], comparable):
-            fleet.new_session()
-            bench.load()
+            self._start_anew(fleet, bench, conditions)
             sessions.append(bench.session(brief))
         return self._measured(conditions, sessions, unverified)
 
@@ -106,19 +105,27 @@ class Measurement:
         spec, fleet = self._case.spec, self.find_server()
         instances = self._fixture("ollama_instances")
         bench = self._bench(spec, instances)
-        factors = selfcheck.factors(spec)
+        bench.load()
+        conditions, factors = bench.conditions(), selfcheck.factors(spec)
         unchanged, slowed = list[Session](), list[Session]()
         while len(unchanged) < self._case.settings.sessions:
             if unchanged:
-                fleet.new_session()
-            bench.load()
+                self._start_anew(fleet, bench, conditions)
             unchanged.append(bench.session((spec.max_runs,)))
             if factors != selfcheck.NO_SLOWER:
                 relayed = self._bench(spec, instances, fleet.relayed(*factors))
                 relayed.load()
                 slowed.append(relayed.session((spec.max_runs,)))
-        measured = self._measured(bench.conditions(), unchanged, bench.unverified())
+        measured = self._measured(conditions, unchanged, bench.unverified())
         return measured, selfcheck.check(spec, unchanged, slowed)
+
+    def _start_anew(self, fleet: Fleet, bench: Bench, conditions: identity.Conditions) -> None:
+        """A new session under the same conditions: what is left to the server it may decide otherwise this time."""
+        fleet.new_session()
+        bench.load()
+        if changed := triggers.fired(conditions, bench.conditions()):
+            differ = ", ".join(str(each).removesuffix(f" ({each.whose})") for each in changed)
+            raise InvalidRunError(f"the servers of the next session are not what those of the first were: {differ}")
 
     def _side(self, fleet: Fleet, side: str, spec: Spec) -> Bench:
         return self._bench(spec, fleet.deploy(spec, side))

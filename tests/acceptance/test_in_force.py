@@ -117,3 +117,28 @@ def test_two(llmperf):
     result.stdout.fnmatch_lines(
         ["test_stack.py:4: llmperf() agents?0? and agents?1? share a server and its model but differ in num_ctx: *"]
     )
+
+
+SWAYING = """
+import pytest
+from pytest_llmperf.instances import Fleet
+
+@pytest.fixture(autouse=True)
+def another_server_takes_memory_in_between(monkeypatch):
+    new_session = Fleet.new_session
+
+    def crowded(fleet):
+        monkeypatch.setenv("LLMPERF_EMULATOR", "speed=4,fault=layers:10")
+        new_session(fleet)
+
+    monkeypatch.setattr(Fleet, "new_session", crowded)
+"""
+
+
+def test_a_second_session_that_is_loaded_otherwise_is_invalid(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_stack=GATE)
+    project.makeconftest(SWAYING)
+    result = run("--llmperf-rebaseline", "--llmperf-sessions=2")
+    assert result.ret == 1
+    words = "the servers of the next session are not what those of the first were: agent.layers: 35/35 -> 25/35"
+    result.stdout.fnmatch_lines([f"  {words}"])
