@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from pytest_llmperf import keys
@@ -14,7 +16,7 @@ def postponed(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.Tes
     """
     if not why or keys.AGAIN in item.stash:
         return False
-    if report.when == "call":
+    if report.when == "call" or (report.failed and report.when == "setup"):  # a fixture of the user's may measure
         item.config.stash[keys.POSTPONED].append(item)
         call.excinfo = None  # nothing for --pdb to stop at
         _recast(report, why)
@@ -34,6 +36,15 @@ def run(session: pytest.Session) -> None:
         _tell_xdist(session, item)
         following = waiting[0] if waiting else None
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+
+
+def crashed(first: pytest.TestReport, why: str) -> Iterator[pytest.TestReport]:
+    """What to report of a second try that its worker's crash cut short; `first` is the report of the first."""
+    words = f"llmperf: disturbed, and its worker crashed before it was measured again: {why}"
+    for outcome, said, when in (("failed", words, "call"), ("passed", None, "teardown")):
+        report = pytest.TestReport(first.nodeid, first.location, {}, outcome, said, when)  # type: ignore[arg-type]
+        report.node = first.node  # type: ignore[attr-defined]  # xdist's reporters ask for it
+        yield report
 
 
 def _recast(report: pytest.TestReport, why: str) -> None:

@@ -29,12 +29,14 @@ class Client(Protocol[R_co]):
     def close(self) -> None:
         """Give back what `prepare` opened: called when a client is prepared in vain; `work` cleans up after itself."""
 
+    def abort(self) -> None:
+        """Let `work`, which another thread is in, come to an end at once."""
+
 
 def run_together(clients: Sequence[Client[R]]) -> tuple[float, list[R]]:
     """Run all clients from one common release; returns that moment and each client's result, in order.
 
-    Raises what the first failing client raised, at once. Threads still at work then end with their servers, which the
-    fixtures stop next.
+    Raises what the first failing client raised, at once; the others are aborted then, as they are by Ctrl-C.
     """
     _prepare(clients)
     release = _Release(len(clients))
@@ -45,6 +47,10 @@ def run_together(clients: Sequence[Client[R]]) -> tuple[float, list[R]]:
             ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
             failed = [future for future in futures if future in ended and future.exception()]
             results = [future.result() for future in failed or futures]
+    except BaseException:
+        for client in clients:
+            client.abort()
+        raise
     finally:
         pool.shutdown(wait=False)
     return release.deadline, results

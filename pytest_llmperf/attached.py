@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from pytest_llmperf import identity, ollama
 from pytest_llmperf.instance import Instance
 from pytest_llmperf.instances import Fleet
 from pytest_llmperf.model import LlmperfError, OptionValue
+
+_LIFETIME = "30m"
+"""Longer than any pause between two requests of a measurement."""
+
+_FOR_EVER_S = 10 * 365 * 86400
+"""Go's longest duration, which stands for ever, is 292 years."""
 
 
 class Attached(Instance):
@@ -46,16 +55,16 @@ class Attached(Instance):
         raise LlmperfError(f"{self.url} was running already: its process is not known, only its URL")
 
     def load(self, control: ollama.Control, model: str, options: Mapping[str, OptionValue]) -> None:
-        """Load a model over one of its connections and wait for it."""
+        """Load a model and wait for it; not for ever, so that a killed pytest holds nobody's memory for long."""
         self._loaded[model] = options
-        control.load(model, options)
+        control.load(model, options, keep_alive=_LIFETIME)
 
     def stop(self) -> None:
-        """Leave the server as it was: models that it had keep its usual lifetime, the others are unloaded."""
-        with suppress(LlmperfError), self.control() as control:
+        """Leave in its memory what was there, for as long as it would have been, and nothing else."""
+        with self.control() as control:
             for model, options in self._loaded.items():
-                if ollama.entry_of(model, self._before or ()):
-                    control.load(model, options, keep_alive="5m")
+                if found := ollama.entry_of(model, self._before or ()):
+                    control.load(model, options, keep_alive=_left(found))
                 else:
                     control.unload(model)
         self._loaded.clear()
@@ -88,8 +97,8 @@ class Attached(Instance):
 class AttachedFleet(Fleet):
     """The servers of `urls`, in their order, as the instances of one test."""
 
-    def __init__(self, urls: Sequence[str], lane: AbstractContextManager[float]) -> None:
-        super().__init__(None, lane)
+    def __init__(self, urls: Sequence[str], lane: AbstractContextManager[float], env: Mapping[str, str]) -> None:
+        super().__init__(None, lane, env)
         self._urls = urls
         self._unused: Iterator[str] = iter(urls)
 
@@ -107,4 +116,26 @@ class AttachedFleet(Fleet):
         if (url := next(self._unused, None)) is None:
             have = f"--llmperf-backend names {len(self._urls)} server{'s' * (len(self._urls) != 1)}"
             raise LlmperfError(f"{have}, and this test needs one more, {name!r}; name as many as it has instances")
-        return Attached(self, name, url)
+        found = Attached(self, name, url)
+        for other in self.instances:
+            if _addresses(other.url) & _addresses(url):
+                raise LlmperfError(f"--llmperf-backend: {other.url} and {url} are one server; name different ones")
+            if other.emulated != found.emulated:
+                which = "real, the other an emulator" if found.emulated else "an emulator, the other real"
+                raise LlmperfError(f"--llmperf-backend: {other.url} is {which} ({url}); name servers of one kind")
+        return found
+
+
+def _addresses(url: str) -> set[tuple[str, int]]:
+    where = urlsplit(url)
+    with suppress(OSError):
+        found = socket.getaddrinfo(where.hostname, where.port, type=socket.SOCK_STREAM)
+        return {(str(address[4][0]), int(address[4][1])) for address in found}
+    return set()
+
+
+def _left(entry: Mapping[str, Any]) -> int:
+    """Seconds that a model would have stayed in memory, -1 for ever, by its entry of /api/ps."""
+    until = datetime.fromisoformat(str(entry["expires_at"]))
+    seconds = round((until - datetime.now(UTC)).total_seconds())
+    return -1 if seconds > _FOR_EVER_S else max(1, seconds)

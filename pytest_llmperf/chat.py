@@ -20,7 +20,8 @@ def request(workload: Workload, prompt: str, url: str) -> bytes:
     """One streaming /api/chat request as it goes over the wire."""
     options = {"seed": SEED, **workload.options, "num_predict": workload.tokens}
     message = {"role": "user", "content": prompt}
-    payload = {"model": workload.model, "messages": [message], "options": options, "keep_alive": -1, "stream": True}
+    # no keep_alive: that of the load stays in force
+    payload = {"model": workload.model, "messages": [message], "options": options, "stream": True}
     body = json.dumps(payload).encode()
     host = url.partition("//")[2]
     head = f"POST /api/chat HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"

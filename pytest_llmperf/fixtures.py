@@ -128,5 +128,5 @@ def _plainly() -> Iterator[None]:
 
     try:
         yield
-    except LlmperfError as error:
+    except (LlmperfError, OSError) as error:  # such as a full disk's
         raise pytest.fail.Exception(f"llmperf: {error}", pytrace=False) from None

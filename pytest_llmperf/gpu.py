@@ -62,6 +62,22 @@ def gpus() -> list[Gpu]:
     return found
 
 
+def named(name: str, known: Sequence[Gpu]) -> Gpu | None:
+    """The GPU that a test means by its index or by the beginning of its UUID; None if that is none or several.
+
+    A beginning with `GPU-` that no other has is as good as the whole ("CUDA C++ Programming Guide", environment
+    variables); lower case is another UUID.
+    """
+    meant = [gpu for gpu in known if name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name))]
+    return meant[0] if len(meant) == 1 else None
+
+
+def visible(pins: Collection[str | None]) -> list[Gpu]:
+    """The GPUs that servers see together, each of which is pinned to one of `pins`, or to None and sees all."""
+    known = gpus()
+    return known if None in pins else [gpu for gpu in known if gpu in [named(pin or "", known) for pin in pins]]
+
+
 def _holders(device: Any) -> tuple[Holder, ...]:  # noqa: ANN401 - a pointer of NVML's
     """Who computes and who draws on a GPU; a process that does both is in both of NVML's lists."""
     used = dict[int, int | None]()
@@ -72,12 +88,13 @@ def _holders(device: Any) -> tuple[Holder, ...]:  # noqa: ANN401 - a pointer of 
 
 
 def _devices() -> dict[int, Any]:
-    """NVML's handles by index."""
+    """NVML's handles by index; of a GPU that was lost, and after the driver was, there is none."""
     devices = dict[int, Any]()
     if _ready():
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            with suppress(pynvml.NVMLError):
-                devices[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
+        with suppress(pynvml.NVMLError):
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                with suppress(pynvml.NVMLError):
+                    devices[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
     return devices
 
 
@@ -94,9 +111,13 @@ def _ready() -> bool:
 
 
 class Activity:
-    """Which processes use GPUs, from now on. To hold memory is not to use: an idle server or a desktop always does."""
+    """Which processes use GPUs, from now on. To hold memory is not to use: an idle server or a desktop always does.
 
-    def __init__(self) -> None:
+    `watched` are the indexes of the GPUs that count, None: all.
+    """
+
+    def __init__(self, watched: Collection[int] | None = None) -> None:
+        self._watched = watched
         self._seen = dict.fromkeys(_devices(), _now_us())
 
     def foreign(self, ours: Collection[int]) -> list[str]:
@@ -108,10 +129,10 @@ class Activity:
         """
         shares = Counter[str]()
         for index, device in _devices().items():
-            for pid, share in self._shares(index, device).items():
-                name = _name(pid)
-                if name and not _is_ours(pid, ours):
-                    shares[name] += share
+            if self._watched is None or index in self._watched:
+                for pid, share in self._shares(index, device).items():
+                    if (name := _name(pid)) and not _is_ours(pid, ours):
+                        shares[name] += share
         return [f"{name} {share} %" for name, share in shares.most_common() if share > IDLE]
 
     def _shares(self, index: int, device: Any) -> dict[int, int]:  # noqa: ANN401 - a pointer of NVML's

@@ -77,7 +77,15 @@ def declared(spec: Spec) -> Conditions:
     """What the mark declares, one field per fact: scenario, topology, and each agent's model, options and work."""
     facts: Conditions = {"scenario": spec.scenario, "topology": spec.topology, "slots": spec.slots}
     facts |= {"agents": len(spec.agents)}
+    facts |= {"gpus": _pattern(spec)} if spec.gpus else {}
     return facts | _of_agents([_work(agent) for agent in spec.agents])
+
+
+def _pattern(spec: Spec) -> str:
+    """Which instances share a GPU: `0,1` for two on one each, `0,0` for two on one; which one it is changes nothing."""
+    instances = len(spec.agents) if spec.topology == "dedicated" else 1
+    names = [spec.gpus[n % len(spec.gpus)] for n in range(instances)]
+    return ",".join(str([*dict.fromkeys(names)].index(name)) for name in names)
 
 
 def _of_agents(each: Sequence[Conditions]) -> Conditions:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 _PORT_TAKEN = ("address already in use", "Only one usage of each socket address")
 _NO_CONDITIONS = frozenset({"OLLAMA_HOST", "OLLAMA_MODELS"})
 """Where a server listens and where its models are changes no measurement; which models they are is a condition."""
+
+_OPEN = re.compile(r"(?!.*(KEY|TOKEN|SECRET|PASSWORD))(OLLAMA|GGML|LLAMA|CUDA|HIP|ROCR|LLMPERF)_")
 
 
 class Instance:
@@ -41,8 +47,13 @@ class Instance:
 
     @property
     def on_purpose(self) -> Mapping[str, str]:
-        """The environment variables that the test itself set, without those that only say where something is."""
-        return {name: value for name, value in self._extra.items() if name not in _NO_CONDITIONS}
+        """What the test itself set in the environment and may bend a measurement.
+
+        Of variables that are not the server's own, and of secrets, there is a hash: it will stand in a committed file.
+        """
+        scratch = tempfile.gettempdir()
+        said = {k: v for k, v in self._extra.items() if k not in _NO_CONDITIONS and not v.startswith(scratch)}
+        return {name: value if _OPEN.match(name) else f"sha256:{_digest(value)}" for name, value in said.items()}
 
     @property
     def emulated(self) -> bool:
@@ -82,10 +93,10 @@ class Instance:
         return self.log.stat().st_size
 
     def log_since(self, position: int) -> str:
-        """What was written to the log after so many bytes, up to 1 MB: as much as a load takes."""
+        """What was written to the log after so many bytes; all of it where it has been cut meanwhile."""
         with self.log.open("rb") as log:
-            log.seek(position)
-            return log.read(1 << 20).decode("utf-8", "replace")
+            log.seek(position if position <= self.log_size() else 0)
+            return log.read().decode("utf-8", "replace")
 
     def mispinned(self) -> str:
         """A sentence where it was given one GPU and sees another number of them, else nothing."""
@@ -112,7 +123,7 @@ class Instance:
         home = self._fleet.folder / self.name
         home.mkdir(exist_ok=True)
         self.log = self._fleet.folder / f"{self.name}.log"
-        models = None if self.emulated else view(model_store(), self._fleet.folder.parent / f"models-{self.name}")
+        models = None if self.emulated else self._models()
         env = ollama.environment(home, self._extra, models=models, slots=self.slots, gpu=self.gpu)
         env[MARK] = str(self._fleet.folder.parent)
         self.env: Mapping[str, str] = MappingProxyType(env)
@@ -123,17 +134,28 @@ class Instance:
             self._server.stop()
             raise
 
+    def _models(self) -> Path:
+        """Its own view of the caller's store, or the store that the test has given it."""
+        if own := self._extra.get("OLLAMA_MODELS"):
+            return Path(own)
+        return view(model_store(), self._fleet.folder.parent / f"models-{self.name}")
+
     def _readiness(self) -> tuple[str, str]:
         try:
             url = self._server.wait_until(
                 lambda: ollama.listening(self._server.log_text()), limit_s=ollama.START_LIMIT_S, what="listening"
             )
-            with ollama.Control(url) as control:
-                limit_s = ollama.START_LIMIT_S
-                return url, self._server.wait_until(control.ready, limit_s=limit_s, what="answering HTTP")
+            version = self._server.wait_until(
+                lambda: ollama.ready(url), limit_s=ollama.START_LIMIT_S, what="answering HTTP"
+            )
+            return url, version
         except ServerError as error:
             if any(words in str(error) for words in _PORT_TAKEN):
                 host = self.env["OLLAMA_HOST"]
                 remedy = "leave OLLAMA_HOST out and the server picks a free one"
                 raise LlmperfError(f"OLLAMA_HOST={host}: the port is in use; {remedy}\n{error}") from error
             raise
+
+
+def _digest(value: str) -> str:
+    return sha256(value.encode()).hexdigest()[:12]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import count
 from pathlib import Path
@@ -23,13 +23,17 @@ class Fleet:
     """The instances of one test, the device lane they run in, and their scratch folder; `binary` None is the emulator.
 
     The lane is taken before the first start and given back after the last stop; `waited_s` is how long that took.
-    `env` is set for every instance.
+    `env` is set for every instance; the lane is that of `gpus`, or of all where there are none.
     """
 
     def __init__(
-        self, binary: str | None, lane: AbstractContextManager[float], env: Mapping[str, str] = MappingProxyType({})
+        self,
+        binary: str | None,
+        lane: AbstractContextManager[float],
+        env: Mapping[str, str] = MappingProxyType({}),
+        gpus: Sequence[str] = (),
     ) -> None:
-        self.binary, self._env = binary, _texts(env)
+        self.binary, self._env, self._gpus = binary, _texts(env), gpus
         self.instances: list[Instance] = []
         self.folder, self.waited_s = Path(), 0.0
         self._relays: list[Server] = []
@@ -45,6 +49,9 @@ class Fleet:
     ) -> Instance:
         """Start one instance and wait for its first HTTP 200."""
         self._open()
+        if self._gpus and gpu not in self._gpus:
+            have = f"the test's mark keeps it to gpus={list(self._gpus)}, whose lanes it holds"
+            raise LlmperfError(f"no instance can have gpu={gpu!r}: {have}; name one of them, or widen the mark")
         instance = self._new(self._named(name), {**self._env, **_texts(env or {})}, slots=slots, gpu=gpu)
         self.instances.append(instance)
         return instance

@@ -1,7 +1,8 @@
 """`python -m pytest_llmperf.keeper FOLDER`: waits for its owner's end, then clears the owner's folder and processes.
 
-A process of its own, because nobody can clear up after a SIGKILL of himself. Its stdin is a pipe whose other end only
-the owner has. As long as the owner lives it sees to it that no server's log fills the disk.
+A process of its own, because nobody can clear up after a SIGKILL of himself. Its stdin is a pipe whose other end the
+owner has; a process that the owner forked may have it too, so the keeper also looks who its parent is. As long as the
+owner lives it sees to it that no server's log fills the disk. An owner that has cleared up itself kills it.
 """
 
 from __future__ import annotations
@@ -22,21 +23,20 @@ _EXEC_S = 0.2
 
 
 def main(folder: Path) -> None:
-    """Keep watch until stdin ends; nothing is imported before that need not be: a measurement may be running."""
-    ended = threading.Event()
-    threading.Thread(target=_wait_for_the_end, args=(ended,), daemon=True).start()
-    while not ended.wait(_LOOK_S):
+    """Keep watch while the owner lives; nothing is imported before that need not be: a measurement may be running."""
+    ended, owner = threading.Event(), os.getppid()
+    threading.Thread(target=_await_end_of_stdin, args=(ended,), daemon=True).start()
+    while not ended.wait(_LOOK_S) and os.getppid() == owner:
         for log in folder.glob("*/*.log"):
             _curb(log)
-    if folder.exists():
-        time.sleep(_EXEC_S)
-        from pytest_llmperf.scratch import clear  # noqa: PLC0415
+    time.sleep(_EXEC_S)
+    from pytest_llmperf.scratch import clear  # noqa: PLC0415
 
-        clear(folder)
+    clear(folder)
 
 
-def _wait_for_the_end(ended: threading.Event) -> None:
-    sys.stdin.buffer.read()
+def _await_end_of_stdin(ended: threading.Event) -> None:
+    os.read(0, 1)  # nobody writes; sys.stdin has a lock, without which the interpreter does not end
     ended.set()
 
 

@@ -16,6 +16,11 @@ from filelock import FileLock, Timeout
 
 from pytest_llmperf.model import LlmperfError
 
+if sys.platform == "win32":
+    _SHARED = Path(os.environ.get("PROGRAMDATA", "C:/ProgramData"), "pytest-llmperf")
+else:
+    _SHARED = Path("/tmp/pytest-llmperf")  # noqa: S108 - where every user finds the same locks, whatever TMPDIR says
+
 
 @contextmanager
 def machine_lanes(devices: Sequence[str], holder: str, say: Callable[[str], None]) -> Iterator[float]:
@@ -50,6 +55,8 @@ def _lane(folder: Path, stem: str, holder: str, say: Callable[[str], None]) -> I
             card.unlink(missing_ok=True)
             with card.open("x", encoding="utf-8") as text:  # "x": a link that somebody put there is not followed
                 text.write(f"{holder} (process {os.getpid()})")
+                if sys.platform != "win32":
+                    os.fchmod(text.fileno(), 0o644)  # all are to read it, whatever the umask
         yield time.monotonic() - began
     finally:
         with suppress(OSError):  # Windows: the lock file is open, filelock removes it itself
@@ -73,16 +80,11 @@ def _locked(path: Path, card: Path, say: Callable[[str], None]) -> FileLock:
 
 
 def _shared_folder() -> Path:
-    """Where every user of this machine finds the same locks, whatever TMPDIR says."""
-    if sys.platform == "win32":
-        folder = Path(os.environ.get("PROGRAMDATA", "C:/ProgramData"), "pytest-llmperf")
-    else:
-        folder = Path("/tmp/pytest-llmperf")  # noqa: S108 - one name for all is the point
     with suppress(OSError):
-        folder.mkdir(exist_ok=True)
+        _SHARED.mkdir()  # fails where there is something: chmod would follow a link that somebody put there
         # not sticky: in sticky folders Linux lets nobody open another user's file for creation (fs.protected_regular)
-        folder.chmod(0o777)
-    return folder
+        _SHARED.chmod(0o777)
+    return _SHARED
 
 
 def _user() -> str:
@@ -92,7 +94,7 @@ def _user() -> str:
 
 
 def _read(card: Path) -> str:
-    try:
-        return card.read_text("utf-8")
-    except OSError:
-        return "a process that has not said its name"
+    with suppress(OSError):
+        if holder := card.read_text("utf-8", "replace"):
+            return holder
+    return "a process that has not said its name"

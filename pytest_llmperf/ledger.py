@@ -17,12 +17,14 @@ class Ledger:
     """Registered once per run, never in an xdist worker; imports and prints nothing where nothing was measured."""
 
     def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._settings, self._collecting = config.stash[keys.SETTINGS], config.option.collectonly
         self._marked = config.stash[keys.MARKED]
         self._entries: list[Entry] = []
         self._lines: list[str] = []
         self._planned: list[pytest.Item] = []
         self._postponed: dict[str, str] = {}
+        self._first_tries: dict[str, pytest.TestReport] = {}
         self._finished: set[str] = set()
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -32,7 +34,7 @@ class Ledger:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a test's entry off its report; a test whose teardown fails has not passed."""
         if why := getattr(report, "llmperf_postponed", ""):
-            self._postponed[report.nodeid] = why
+            self._postponed[report.nodeid], self._first_tries[report.nodeid] = why, report
         if report.when == "teardown":
             self._finished.add(report.nodeid)
         if payload := getattr(report, "llmperf", None):
@@ -47,7 +49,19 @@ class Ledger:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - xdist's WorkerController has no public type
         """An xdist worker has ended: learn which marked tests there are (nothing, if it crashed)."""
-        self._marked.update(getattr(node, "workeroutput", {}).get("llmperf_marked", ()))
+        output = getattr(node, "workeroutput", None)
+        self._marked.update((output or {}).get("llmperf_marked", ()))
+        if output is None:
+            self._fail_unfinished(node)
+
+    def _fail_unfinished(self, node: Any) -> None:  # noqa: ANN401
+        """A worker that crashed never finished its second tries: each is a failed test, for all who keep reports."""
+        from pytest_llmperf import again
+
+        for test in sorted(self._first_tries.keys() - self._finished):
+            first = self._first_tries[test]
+            for report in again.crashed(first, self._postponed[test]) if first.node is node else ():
+                self._config.hook.pytest_runtest_logreport(report=report)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

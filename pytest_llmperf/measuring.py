@@ -37,22 +37,26 @@ def open_fleet(
     if settings.emulated:
         return Fleet(None, device_lane(identity.EMULATED_MACHINE, test, say), env or {})
     if settings.servers:
-        remote = [f"remote-{identity.text_hash(url)}" for url in settings.servers if not identity.is_local(url)]
-        return AttachedFleet(settings.servers, machine_lanes(remote or _devices(()), test, say))
+        lanes = [f"remote-{identity.text_hash(url)}" for url in settings.servers if not identity.is_local(url)]
+        lanes += _devices(()) if any(map(identity.is_local, settings.servers)) else []
+        return AttachedFleet(settings.servers, machine_lanes(lanes, test, say), env or {})
     binary = ollama.find(settings.ollama, settings.rootdir)
-    return Fleet(binary, machine_lanes(_devices(gpus), test, say), env or {})
+    return Fleet(binary, machine_lanes(_devices(gpus), test, say), env or {}, gpus)
 
 
 def _devices(pinned: Sequence[str]) -> list[str]:
     """The lanes of a test that keeps to these GPUs: theirs; of one that does not, all and the machine's."""
     known = gpu.gpus()
-    for name in pinned:
-        if known and not any(name in (str(each.index), each.uuid) for each in known):
-            have = ", ".join(f"{each.index} ({each.uuid})" for each in known)
-            raise LlmperfError(f"gpus names {name!r}; this machine has {have}")
     if not (pinned and known):
         return ["machine", *(each.uuid for each in known)]
-    return [each.uuid for each in known if {str(each.index), each.uuid} & {*pinned}]
+    return [*{_device(name, known) for name in pinned}]
+
+
+def _device(name: str, known: Sequence[gpu.Gpu]) -> str:
+    if found := gpu.named(name, known):
+        return found.uuid
+    have = ", ".join(f"{each.index} ({each.uuid})" for each in known)
+    raise LlmperfError(f"gpus names {name!r}; this machine has {have}")
 
 
 class Measurement:

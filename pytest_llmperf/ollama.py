@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -68,7 +72,9 @@ def environment(  # noqa: PLR0913  # one keyword per decision
     env |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home.parent))
     env |= {"OLLAMA_HOST": "127.0.0.1:0", "OLLAMA_KEEP_ALIVE": "-1", "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
     env |= {"OLLAMA_NUM_PARALLEL": str(slots)}  # unset it is 1, or up to 4 by memory, depending on the version
-    env |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), gpu) if gpu is not None else {}
+    if gpu is not None:
+        env |= dict.fromkeys(("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"), gpu)
+        env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # nvidia-smi's and NVML's order; CUDA's own is the fastest first
     if models is None:
         env |= {"LLMPERF_EMULATOR": caller.get("LLMPERF_EMULATOR", "")}
     else:
@@ -108,6 +114,21 @@ def _device(line: str) -> str:
     return " ".join(word for word in named if word)
 
 
+def ready(url: str, limit_s: float = 2) -> str | None:
+    """A server's version once it answers 200 like an Ollama, else None: an open port is not readiness yet.
+
+    By the standard library: a start takes 20 ms, and to make an httpx client for it would take 5 more.
+    """
+    where = urlsplit(url)
+    try:
+        with closing(HTTPConnection(where.hostname or "", where.port, timeout=limit_s)) as connection:
+            connection.request("GET", "/api/version")
+            answer = connection.getresponse()
+            return str(json.loads(answer.read())["version"]) if answer.status == httpx.codes.OK else None
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return None
+
+
 class Control:
     """Control calls to one server, outside every timed window. Proxies of the caller are ignored."""
 
@@ -126,11 +147,7 @@ class Control:
 
     def ready(self) -> str | None:
         """The server's version once it answers 200, else None: an open port is not readiness yet."""
-        try:
-            answer = self._client.get("/api/version", timeout=2)
-        except httpx.TransportError:
-            return None
-        return str(answer.json()["version"]) if answer.status_code == httpx.codes.OK else None
+        return ready(self._url)
 
     def models(self) -> dict[str, dict[str, Any]]:
         """The models of the store by name, with `digest` and `details`."""
@@ -176,18 +193,16 @@ class Control:
         return found
 
 
-def answers(url: str) -> bool:
-    """Whether a server answers a question that costs it nothing, within seconds."""
-    with Control(url) as control:
-        return control.ready() is not None
+def digest_of(model: str, models: Mapping[str, Mapping[str, Any]], store: str, host: str = "") -> Mapping[str, Any]:
+    """A model's entry in the store; LlmperfError that says which store was searched and what to type.
 
-
-def digest_of(model: str, models: Mapping[str, Mapping[str, Any]], store: str) -> Mapping[str, Any]:
-    """A model's entry in the store; LlmperfError that says which store was searched and what to type."""
+    `host` is the URL of a server that is not asked by default.
+    """
     found = models.get(model) or models.get(f"{model}:latest")
     if found is None:
         here = ", ".join(sorted(models)) or "no model at all"
-        raise LlmperfError(f"model {model!r} is not in {store}, which has {here}; type: ollama pull {model}")
+        pull = f"OLLAMA_HOST={host} ollama pull" if host else "ollama pull"
+        raise LlmperfError(f"model {model!r} is not in {store}, which has {here}; type: {pull} {model}")
     return found
 
 

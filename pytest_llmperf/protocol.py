@@ -56,13 +56,13 @@ class Bench:
 
     def conditions(self) -> identity.Conditions:
         """What was loaded and is in force."""
-        first = self.instances[0]
         env = {f"env.{name}": value for instance in self.instances for name, value in instance.on_purpose.items()}
+        gpus = [seen for each in self.instances if (seen := ollama.gpu(each.log_since(0)))]
         return env | identity.conditions(
             self.spec,
-            backend=first.backend,
-            version=first.version,
-            gpu=ollama.gpu(first.log.read_text("utf-8", "replace")),
+            backend=_joined([each.backend for each in self.instances]),
+            version=_joined([each.version for each in self.instances]),
+            gpu=_joined(gpus) or None,
             models=self._models,
             in_force=[readback.facts(found) for found in self._in_force],
         )
@@ -80,10 +80,12 @@ class Bench:
         """
         with self._blamed():
             self._models = [self._entry(number, agent) for number, agent in enumerate(self.spec.agents)]
-            logs = {instance.name: instance.log_size() for instance in self.instances}
-            loaded = [self._loading(number, agent, logs) for number, agent in enumerate(self.spec.agents)]
-        self._load_s = max(seconds for seconds, _ in loaded)
-        self._in_force = [found for _, found in loaded]
+            loaded = dict[tuple[str, str], tuple[float, InForce]]()
+            for number, agent in enumerate(self.spec.agents):
+                key = self.instance_of(number).name, agent.model
+                loaded[key] = loaded.get(key) or self._loading(number, agent)
+        self._load_s = max(seconds for seconds, _ in loaded.values())
+        self._in_force = [loaded[self.instance_of(n).name, agent.model][1] for n, agent in enumerate(self.spec.agents)]
         self._refuse_mislabelled()
 
     def session(self, looks: Sequence[int], enough: Callable[[Session], bool] = lambda _: False) -> Session:
@@ -150,19 +152,21 @@ class Bench:
     def _entry(self, number: int, agent: Workload) -> Mapping[str, Any]:
         instance = self.instance_of(number)
         with instance.control() as control:
-            return ollama.digest_of(agent.model, control.models(), instance.store)
+            return ollama.digest_of(
+                agent.model, control.models(), instance.store, "" if instance.ours else instance.url
+            )
 
-    def _loading(self, number: int, agent: Workload, logs: Mapping[str, int]) -> tuple[float, InForce]:
+    def _loading(self, number: int, agent: Workload) -> tuple[float, InForce]:
         """Seconds it takes to load an agent's model, and what the server says of it then."""
         instance, layers = self.instance_of(number), agent.options.get("num_gpu", -1)
         with instance.control() as control:
             known = ollama.entry_of(agent.model, control.loaded() or ())
-            if not known and layers == -1:
+            if not known and layers == -1 and ollama.gpu(instance.log_since(0)) != "cpu":
                 self._around.refuse_crowded(instance, int(self._models[number].get("size", 0)))
-            began = time.perf_counter()
+            position, began = instance.log_size(), time.perf_counter()
             instance.load(control, agent.model, agent.options)
             seconds = time.perf_counter() - began
-            said = instance.log_since(logs[instance.name])
+            said = instance.log_since(position)
             return seconds, readback.read(ollama.entry_of(agent.model, control.loaded() or ()), said)
 
     def _refuse_mislabelled(self) -> None:
@@ -184,6 +188,10 @@ class Bench:
             return first.run
         alone = f"{', '.join(agent.name for agent, _ in work)} alone: " if len(agents) < len(self.spec.agents) else ""
         self._taken.append(replace(first, cause=alone + first.cause))
+        if first.run is None:  # whoever broke it may have taken the loaded model with him
+            for number, agent in agents.items():
+                with self.instance_of(number).control() as control:
+                    self.instance_of(number).load(control, agent.model, agent.options)
         second = self._watched(work)
         if second.run and (second.short or not second.cause):
             return second.run
@@ -225,6 +233,11 @@ class Bench:
         except InvalidRunError as error:
             dead = [words for instance in self.instances if (words := instance.why_dead())]
             raise type(error)("; ".join([str(error), *dead])) from error
+
+
+def _joined(words: Sequence[str]) -> str:
+    """What all instances have in common, else what each has."""
+    return " + ".join(dict.fromkeys(words))
 
 
 def _on_processor(found: InForce) -> bool:

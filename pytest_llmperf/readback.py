@@ -176,8 +176,8 @@ def _why(name: str, declared: int, actual: int) -> str:
         return f": this server takes {_requests(actual)} at a time for this model"
     if name == "num_ctx" and actual < declared:
         return ": the server lowers it to what the model was trained for"
-    if name == "num_ctx":
-        return ": the server raises it to what a vision model needs at least (2048)"
+    if name == "num_ctx" and actual == 2048:
+        return ": the server raises it to what a vision model needs at least"
     return ""
 
 

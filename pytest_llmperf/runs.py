@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 
 from pytest_llmperf import chat, ollama, stream
 from pytest_llmperf.agents import run_together
@@ -72,7 +71,7 @@ class _PromptAgent:
     """An agent with built-in prompts: sends them one after the other over one connection."""
 
     def __init__(self, workload: Workload, url: str, nonces: Iterator[str]) -> None:
-        self._connection = stream.Connection(url, alive=partial(ollama.answers, url))
+        self._connection = stream.Connection(url, alive=lambda: ollama.ready(url) is not None)
         self._requests = [chat.request(workload, f"{next(nonces)} {prompt}", url) for prompt in workload.prompts]
 
     def prepare(self) -> None:
@@ -89,6 +88,9 @@ class _PromptAgent:
 
     def close(self) -> None:
         self._connection.close()
+
+    def abort(self) -> None:
+        self._connection.abort()
 
 
 def _track(agent: Workload, recordings: Sequence[Recording], release: float) -> Track:

@@ -2,21 +2,25 @@
 
 Every server gets the folder's path in its environment, and hands it on to what it starts; so a process is ours if that
 variable names a folder of ours, whatever the process is called. The folder is its owner's as long as the owner holds
-the lock in it, which the operating system frees when the owner dies.
+the lock beside it, which the operating system frees when the owner dies. The lock's file is there before the folder and
+goes after it, so that no moment is a bad one to die in.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pytest_llmperf.model import LlmperfError
 
@@ -24,6 +28,10 @@ MARK = "PYTEST_LLMPERF_SCRATCH"
 """The environment variable that names the folder of the fleet a process belongs to."""
 
 PREFIX = "llmperf-"
+_NAME = re.compile(rf"{PREFIX}[0-9a-f]{{16}}")
+_PROOF = ".pytest-llmperf"
+"""A file in every such folder: what has another name, or holds things without this one, is somebody else's."""
+
 GRACE_S = 3.0
 """What a dead owner's servers may take to end after TERM; Ollama needs 8-40 ms."""
 
@@ -45,24 +53,32 @@ class Scratch:
 
     def __init__(self) -> None:
         clear_orphans()
-        try:
-            self.path, self._lock = _locked_folder()
-        except OSError as error:
-            problem = f"there can be no scratch folder in {tempfile.gettempdir()} ({error.strerror or error})"
-            raise LlmperfError(f"{problem}; make room there, or set TMPDIR to another folder") from error
+        self.path = Path(tempfile.gettempdir()).resolve() / f"{PREFIX}{secrets.token_hex(8)}"
+        self._lock = FileLock(_lock_of(self.path))
+        # -P: the project that the run was started in may have a types.py
+        keeper = [sys.executable, "-P", "-m", "pytest_llmperf.keeper", str(self.path)]
         self._keeper = subprocess.Popen(
-            [sys.executable, "-m", "pytest_llmperf.keeper", str(self.path)],
+            keeper,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # neither Ctrl-C nor the end of a terminal is for it
             creationflags=_CREATION_FLAGS,
         )
+        try:
+            self._lock.acquire(timeout=GRACE_S)  # somebody who clears up may have it for a moment
+            self.path.mkdir(mode=0o700)
+            (self.path / _PROOF).touch()
+        except OSError as error:
+            self.close()
+            problem = f"there can be no scratch folder in {self.path.parent} ({error.strerror or error})"
+            raise LlmperfError(f"{problem}; make room there, or set TMPDIR to another folder") from error
 
     def close(self) -> None:
-        """Stop what is left of the folder's processes, remove it, let the keeper go."""
+        """Stop what is left of the folder's processes, remove it, end the keeper; interrupted, leave it to him."""
         try:
             clear(self.path)
+            self._keeper.kill()
         finally:
             self._lock.release()
             self._keeper.communicate(timeout=30)
@@ -70,45 +86,65 @@ class Scratch:
 
 def clear_orphans() -> None:
     """Clear the folders of owners that are dead; a folder that can't be read is another user's."""
-    for folder in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*"):
-        with suppress(OSError, Timeout):
-            if _lock_of(folder).is_file():
-                with FileLock(_lock_of(folder), timeout=0):
-                    clear(folder)
+    for lock in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*.lock"):
+        if _NAME.fullmatch(lock.stem):
+            with suppress(OSError), FileLock(lock, timeout=0):
+                clear(lock.with_suffix(""))
 
 
 def clear(folder: Path) -> None:
     """Stop every process that belongs to the folder, then remove it; on return neither is there any more."""
     for _ in range(_ROUNDS):
-        left = [*_processes(folder)]
-        for process in left:
-            with suppress(psutil.Error):
-                process.terminate()
-        _, deaf = psutil.wait_procs(left, timeout=GRACE_S)
-        for process in deaf:
-            with suppress(psutil.Error):
-                process.kill()
-        psutil.wait_procs(deaf, timeout=GRACE_S)
-        if not left:
+        if not (left := [*_processes(folder)]):
             break
-    shutil.rmtree(folder, ignore_errors=True)
+        _end(left)
+    _remove(folder)
+    if folder.exists():
+        return
+    with suppress(OSError):  # Windows: whoever holds it has it open, filelock removes it then
+        _lock_of(folder).unlink(missing_ok=True)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of ours, its proof last: whoever goes on where this was cut off needs it."""
+    with suppress(OSError):
+        if (folder / _PROOF).is_file():
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name != _PROOF:
+                    path.unlink()
+            (folder / _PROOF).unlink()
+        folder.rmdir()
 
 
 def _processes(folder: Path) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter(["environ", "status"]):
-        if (process.info["environ"] or {}).get(MARK) == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE:
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get(MARK) == str(folder) and _runs(process):
             yield process
 
 
-def _locked_folder() -> tuple[Path, FileLock]:
-    """A new folder with a lock that is ours; one that somebody cleared before it was locked is given up."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
-        lock = FileLock(_lock_of(folder))
-        with suppress(Timeout):
-            lock.acquire(timeout=0)
-            return folder, lock
+def _end(processes: Sequence[psutil.Process]) -> None:
+    for ask in (psutil.Process.terminate, psutil.Process.kill):
+        for process in processes:
+            with suppress(psutil.Error):
+                ask(process)
+        processes = _survivors(processes)
+
+
+def _survivors(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run after a while; psutil would wait for zombies too, which no one reaps in many containers."""
+    give_up = time.monotonic() + GRACE_S
+    while (running := [*filter(_runs, processes)]) and time.monotonic() < give_up:
+        time.sleep(0.01)
+    return running
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _lock_of(folder: Path) -> Path:
-    return folder / "owner.lock"
+    return folder.with_suffix(".lock")

@@ -6,6 +6,7 @@ Knows neither pytest nor HTTP.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from pytest_llmperf.model import LlmperfError
 T = TypeVar("T")
 
 _START_BYTES, _LAST_BYTES = 1 << 20, 1 << 12
+_POLL_S = 0.001
+"""A genuine Ollama is ready after 20 ms: polls every 10 ms would make a start a quarter longer."""
 
 GRACE_S = 10.0
 """A server may take this long to end after TERM; Ollama needs 8-40 ms, its runners included."""
@@ -83,15 +86,16 @@ class Server:
                 raise ServerError(f"{self._name()} {end}; {self.last_words()}")
             if time.monotonic() > give_up:
                 raise ServerError(f"{self._name()} gave no sign of {what} within {limit_s:g} s; {self.last_words()}")
-            time.sleep(0.01)
+            time.sleep(_POLL_S)
         return found
 
     def last_words(self, lines: int = 12) -> str:
-        """The last lines of the log, as the end of an error message."""
+        """The last lines of the log, as the end of an error message; that it could not be written comes first."""
         with self.log_path.open("rb") as log:
             log.seek(max(0, self.log_path.stat().st_size - _LAST_BYTES))
             said = log.read().decode("utf-8", "replace").splitlines()[-lines:]
-        return "\n  ".join(["the last lines of its log:", *said]) if said else "its log is empty"
+        log_text = "\n  ".join(["the last lines of its log:", *said]) if said else "its log is empty"
+        return f"{_no_room(self.log_path.parent)}{log_text}"
 
     def stop(self, grace_s: float = GRACE_S) -> None:
         """TERM to the group, wait, KILL the group: runners that a killed server left behind go too. Once is enough."""
@@ -104,7 +108,9 @@ class Server:
             self.wait(grace_s)
         finally:  # also when Ctrl-C ends the wait
             _signal_group(self._process, family, force=True)
-            self._process.wait()
+            if self.wait(GRACE_S) is None:
+                stuck = f"{self._name()} (process {self.pid}) does not end {GRACE_S:g} s after KILL"
+                raise ServerError(f"{stuck}: a driver or a disk holds it; end it by hand, or restart the machine")
 
     def _name(self) -> str:
         return subprocess.list2cmdline(self.argv)
@@ -128,10 +134,17 @@ def _signal_group(process: subprocess.Popen[bytes], family: Sequence[psutil.Proc
     if sys.platform != "win32":
         with suppress(ProcessLookupError, PermissionError):  # macOS says EPERM for a group of zombies
             os.killpg(process.pid, signal.SIGKILL if force else signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGCONT)  # a frozen one hears TERM only when it goes on
     if force or sys.platform == "win32":  # Windows has no TERM for a process without a console
         for member in family:  # on POSIX those too that left the group
             with suppress(psutil.Error):
                 member.kill()
+
+
+def _no_room(folder: Path) -> str:
+    if shutil.disk_usage(folder).free >= _LAST_BYTES:
+        return ""
+    return f"the disk of {folder} is full: make room there, or set TMPDIR to another folder; "
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Purse:
     def of(cls, request: pytest.FixtureRequest) -> Purse:
         """That of this run; its file lies where the temporary folders of all of the run's workers are."""
         limit_s = request.config.stash[keys.SETTINGS].budget_s
-        if limit_s is None:
+        if limit_s is None or keys.AGAIN in request.node.stash:  # a second try has begun what has to be ended
             return cls()
         folder: Path = request.getfixturevalue("tmp_path_factory").getbasetemp()
         shared = folder.parent if hasattr(request.config, "workerinput") else folder

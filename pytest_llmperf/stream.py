@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import h11
@@ -51,6 +52,12 @@ class Connection:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def abort(self) -> None:
+        """Break the connection that another thread waits at."""
+        if (open_ := self._socket) is not None:
+            with suppress(OSError):
+                open_.shutdown(socket.SHUT_RDWR)
 
     def exchange(self, request: bytes, released: float | None = None) -> Recording:
         """Send one request and record its answer to the last byte; `released` is when it was due (default: now)."""

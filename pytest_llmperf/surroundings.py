@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from pytest_llmperf import gpu, quiet
 from pytest_llmperf.instance import Instance
@@ -33,10 +34,8 @@ class Surroundings:
 
         The check before loading of Extended Appendices Y.3, by what is sure: the weights; caches come on top.
         """
-        if self._watching:
-            visible = [each for each in gpu.gpus() if instance.gpu in (None, str(each.index), each.uuid)]
-            if sentence := gpu.crowded(need, visible, self._ours()):
-                raise LlmperfError(f"{instance.name}: {sentence}")
+        if self._watching and (sentence := gpu.crowded(need, gpu.visible([instance.gpu]), self._ours())):
+            raise LlmperfError(f"{instance.name}: {sentence}")
 
     def settle(self, *, on_processor: bool) -> None:
         """Wait for a quiet machine; DisturbedError where it does not get quiet. Layers may lie `on_processor`."""
@@ -49,7 +48,7 @@ class Surroundings:
     def begin(self) -> None:
         """A run begins now."""
         if self._watching:
-            self._gpus, self._cpu = gpu.Activity(), quiet.Cpu(self._ours)
+            self._gpus, self._cpu = gpu.Activity(self._visible), quiet.Cpu(self._ours)
 
     def disturbance(self) -> str:
         """What used the machine besides us since then, in words; "" if nothing did that counts."""
@@ -62,13 +61,18 @@ class Surroundings:
 
     def _noise(self) -> str:
         """What is noisy within the next second."""
-        users, noise = gpu.Activity(), ""
+        users, noise = gpu.Activity(self._visible), ""
         if self._on_processor:
             noise = quiet.noise(_LOOK_S, self._ours)
-        elif gpu.gpus():
+        elif self._visible:
             time.sleep(_LOOK_S)
         foreign = users.foreign(self._ours())
         return f"other processes use the GPU ({', '.join(foreign)})" if foreign else noise
+
+    @cached_property
+    def _visible(self) -> list[int]:
+        """The GPUs that count: on one that no instance sees, somebody else may measure at the same time."""
+        return [each.index for each in gpu.visible([each.gpu for each in self._instances])]
 
     def _ours(self) -> list[int]:
         return [os.getpid(), *(each.pid for each in self._instances)]

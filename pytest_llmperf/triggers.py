@@ -43,8 +43,13 @@ def fired(old: Conditions, new: Conditions) -> tuple[Trigger, ...]:
     return tuple(
         Trigger(name, old.get(name), new.get(name), _whose(name, old, new))
         for name in names
-        if old.get(name) != new.get(name)
+        if old.get(name) != new.get(name) and not _untold(name, old, new)
     )
+
+
+def _untold(name: str, old: Conditions, new: Conditions) -> bool:
+    """Whether one side says nothing of how the server placed a model: that is unknown, not different."""
+    return name.rpartition(".")[2] in _PLACED and None in (old.get(name), new.get(name))
 
 
 def _per_agent(conditions: Conditions) -> Conditions:

@@ -1,4 +1,4 @@
-"""What each version of Ollama reports, as far as it matters to measuring. Standard library only.
+"""Which metrics a version of Ollama can't give, or would give wrongly. Standard library only.
 
 Numbers are of pull requests of https://github.com/ollama/ollama; docs/ollama-versions.md has the whole story.
 """
@@ -10,28 +10,10 @@ from collections.abc import Mapping
 
 Version = tuple[int, int, int]
 
-SINCE: Mapping[str, Version] = {
-    "OLLAMA_NOPRUNE": (0, 0, 19),  # 491
-    "keep_alive": (0, 1, 23),  # 2146
-    "flags of the runner in the log": (0, 1, 32),  # 3218
-    "waiting in total_duration": (0, 1, 33),  # 3418; before, the timer started behind the lock
-    "OLLAMA_NUM_PARALLEL": (0, 1, 33),  # 3418
-    "done_reason": (0, 1, 35),  # 4235
-    "/api/ps": (0, 1, 38),  # 4327
-    "size_vram": (0, 1, 38),  # 4327
-    "thinking": (0, 9, 0),  # 10584
-    "one slot by default": (0, 10, 0),  # 11330; 0.2.0 to 0.9.6 chose 1, 2 or 4 by memory
-    "context_length in /api/ps": (0, 10, 0),  # 11331; what was asked for
-    "load request in the log": (0, 11, 5),  # 11090; instead of flags, until 0.30.0
-    "context_length in force": (0, 15, 5),  # commit d11fbd2c6
-    "llama-server": (0, 30, 0),  # 16031
-    "prompt_eval_cached_count": (0, 33, 3),  # 17943
-}
-
 _FIRST = (0, 0, 1)
 _WRONG: Mapping[str, tuple[tuple[Version, Version], ...]] = {
     "queue_wait": (
-        (_FIRST, SINCE["waiting in total_duration"]),
+        (_FIRST, (0, 1, 33)),  # 3418: before the scheduler the timer started behind the lock
         ((0, 2, 2), (0, 2, 4)),  # 5676: total_duration and load_duration were forgotten
         ((0, 12, 5), (0, 30, 0)),  # 12525: eval_duration without sampling, which would then pass for waiting
     ),

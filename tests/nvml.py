@@ -12,6 +12,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import pytest
+
 SOURCE = Path(__file__).with_name("fake_nvml.c")
 
 
@@ -32,6 +34,17 @@ class FakeNvml:
     def answers(self) -> Path:
         return self.folder / "answers.txt"
 
+    @property
+    def env(self) -> dict[str, str]:
+        """What makes a process see these GPUs."""
+        return {"FAKE_NVML": str(self.answers), "LD_LIBRARY_PATH": str(self.folder)}
+
+    def tell(self, *lines: str) -> None:
+        """Change what the driver knows in one stroke, also for those who ask it just now."""
+        draft = self.answers.with_suffix(".draft")
+        draft.write_text("".join(f"{line}\n" for line in lines))
+        draft.replace(self.answers)
+
     def build(self) -> None:
         library = self.folder / "libnvidia-ml.so.1"
         subprocess.run(["cc", "-shared", "-fPIC", SOURCE, "-o", library], check=True)
@@ -46,6 +59,16 @@ class FakeNvml:
             def answer(found): print(json.dumps(found))
             def tell(text): Path(os.environ["FAKE_NVML"]).write_text(text)
         """
-        env = os.environ | {"FAKE_NVML": str(self.answers), "LD_LIBRARY_PATH": str(self.folder)}
         argv = [sys.executable, "-c", dedent(prelude) + dedent(code)]
-        return json.loads(subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        done = subprocess.run(argv, env=os.environ | self.env, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout)
+
+
+def stand_in(folder: Path) -> FakeNvml:
+    """The stand-in, built in a folder; skips the test where that is not possible."""
+    if reason := missing():
+        pytest.skip(reason)
+    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+    fake = FakeNvml(folder)
+    fake.build()
+    return fake

@@ -35,6 +35,9 @@ class Worker:
     def close(self) -> None:
         self.diary.append(f"{self.name} closed")
 
+    def abort(self) -> None:
+        self.diary.append(f"{self.name} aborted")
+
 
 class Unprepared(Worker):
     def prepare(self) -> None:
@@ -96,6 +99,20 @@ def test_an_error_is_raised_while_others_are_still_at_work() -> None:
         run_together([Waiting("waiting", [], told=told), Failing("failing", [])])
     assert time.monotonic() - began < 10
     told.set()
+
+
+class Endless(Waiting):
+    """At work until it is aborted."""
+
+    def abort(self) -> None:
+        self.told.set()
+
+
+def test_who_is_still_at_work_is_aborted_when_another_fails() -> None:
+    told = Event()
+    with pytest.raises(ZeroDivisionError):
+        run_together([Endless("a", [], told=told), Failing("b", [])])
+    assert told.is_set()
 
 
 def test_clients_prepared_in_vain_are_closed() -> None:

@@ -195,3 +195,11 @@ def test_of_servers_on_another_machine_nothing_is_known_but_where_they_are() -> 
     assert name != identity.machine_name(emulated=False, servers=["http://other.example.org:11434"])
     found = conditions(spec(), "ollama on another machine")
     assert not identity.hardware().keys() & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "pattern"), [(("0",), "0,0"), (("0", "1"), "0,1"), (("1", "0"), "0,1"), (("GPU-a", "GPU-a"), "0,0")]
+)
+def test_which_instances_share_a_gpu_is_declared_and_not_which_gpu_it_is(gpus: tuple[str, ...], pattern: str) -> None:
+    assert identity.declared(replace(spec(), gpus=gpus))["gpus"] == pattern
+    assert "gpus" not in identity.declared(spec())

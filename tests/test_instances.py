@@ -219,3 +219,29 @@ def test_the_lane_is_held_from_the_first_start_to_the_last_stop(folder: Path) ->
 def test_a_fleet_that_started_nothing_closes_quietly(fleet: Fleet, folder: Path) -> None:
     fleet.close()
     assert not list(folder.iterdir())
+
+
+def test_what_was_set_on_purpose_is_known_and_no_secret_is_told(fleet: Fleet, folder: Path) -> None:
+    env = {
+        "OLLAMA_FLASH_ATTENTION": "1",
+        "OLLAMA_API_KEY": "s3cret",
+        "MINE": "anything",
+        "OLLAMA_TMPDIR": str(folder / "x"),
+        "OLLAMA_MODELS": "/models",
+    }
+    known = fleet.start(env=env).on_purpose
+    assert known["OLLAMA_FLASH_ATTENTION"] == "1"
+    assert known.keys() == {"OLLAMA_FLASH_ATTENTION", "OLLAMA_API_KEY", "MINE"}
+    assert known["MINE"].startswith("sha256:")
+    assert "s3cret" not in str(known)
+
+
+def test_a_test_that_keeps_to_some_gpus_gets_no_instance_on_another(folder: Path) -> None:
+    with closing(Fleet(None, device_lane("gpu", "a test", print), {}, ["0"])) as fleet:
+        with pytest.raises(LlmperfError) as caught:
+            fleet.start(gpu="1")
+        assert str(caught.value) == (
+            "no instance can have gpu='1': the test's mark keeps it to gpus=['0'], whose lanes it holds; name one of "
+            "them, or widen the mark"
+        )
+        assert fleet.start(gpu="0").env["CUDA_VISIBLE_DEVICES"] == "0"

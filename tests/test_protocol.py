@@ -298,3 +298,12 @@ def test_a_missing_model_is_an_error_before_anything_is_measured(bench_of: Measu
     assert said.startswith("model 'nope:1b' is not in the emulator, which has gemma3:")
     assert said.endswith("; type: ollama pull nope:1b")
     assert not watch.agents
+
+
+def test_on_a_shared_server_every_agent_has_what_its_own_model_was_loaded_with(bench_of: Measure) -> None:
+    small, large = workload("a", GEMMA), replace(workload("b", LLAMA), options={"num_ctx": 1024})
+    bench = bench_of(spec(small, large, replace(small, name="c"), topology="shared"))
+    bench.load()
+    found = bench.conditions()
+    assert [found[f"agent{n}.context"] for n in (1, 2, 3)] == [512, 1024, 512]
+    assert [found[f"agent{n}.layers"] for n in (1, 2, 3)] == ["35/35", "33/33", "35/35"]

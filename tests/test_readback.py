@@ -238,7 +238,7 @@ def test_a_larger_context_is_what_a_vision_model_needs() -> None:
     assert declaring(GPU, num_ctx=512) == [
         (
             "agent1: num_ctx=512 was declared, 2048 is in force: the server raises it to what a vision model needs at "
-            "least (2048); declare num_ctx=2048"
+            "least; declare num_ctx=2048"
         )
     ]
 

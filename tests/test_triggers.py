@@ -106,3 +106,21 @@ def test_a_model_that_was_exchanged_in_the_store_is_named_for_each_agent() -> No
 
 def test_a_file_whose_number_of_agents_is_no_number_is_still_compared() -> None:
     assert said({**HETERO, "agents": "two"}, HETERO)[-1] == f"agents: two -> 2 ({CHANGE})"
+
+
+PLACED = "the server placed the model otherwise, not this change"
+
+
+def test_what_the_server_decided_is_not_blamed_on_this_change() -> None:
+    old, new = {**HOMO, "agent.layers": "35/35"}, {**HOMO, "agent.layers": "20/35"}
+    assert said(old, new) == [f"agent.layers: 35/35 -> 20/35 ({PLACED})"]
+    declared = {**new, "agent.options.num_gpu": 20}
+    assert said(old, declared) == [
+        f"agent.layers: 35/35 -> 20/35 ({CHANGE})",
+        f"agent.options.num_gpu: not set -> 20 ({CHANGE})",
+    ]
+
+
+def test_what_one_side_does_not_tell_is_no_difference() -> None:
+    assert said({**HOMO, "agent.layers": "35/35", "agent.batch": 512}, HOMO) == []
+    assert said(HOMO, {**HOMO, "agent.context": 2048}) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_llmperf.metrics import METRICS
-from pytest_llmperf.versions import SINCE, Version, absent, parse
+from pytest_llmperf.versions import Version, absent, parse
 
 PAGE = Path(__file__).parents[1] / "docs/ollama-versions.md"
 
@@ -82,12 +82,6 @@ def test_only_metrics_that_exist_are_absent() -> None:
     assert {name for first, _, _, _ in RANGES for name in absent(first)} <= set(METRICS)
 
 
-def test_the_page_dates_every_fact_as_the_code_does() -> None:
-    dated = {fact: version(since) for fact, since, _ in table("reported | since | source")}
-    assert dated == dict(SINCE)
-    assert list(dated.values()) == sorted(dated.values())
-
-
 def test_the_pages_ranges_follow_one_another_from_0_1_17_to_today() -> None:
     bounds = [(version(first), version(last) if last else (99, 0, 0)) for first, last, _, _ in RANGES]
     assert (bounds[0][0], bounds[-1][1]) == ((0, 1, 17), (99, 0, 0))
@@ -100,9 +94,3 @@ def test_the_page_names_what_is_absent_as_the_code_does(minor: int) -> None:
     for number in ((0, minor, patch) for patch in range(17 if minor == 1 else 0, 60)):
         *_, missing = next(row for row in reversed(RANGES) if version(row[0]) <= number)
         assert sorted(absent("{}.{}.{}".format(*number))) == [name for name in missing.split(", ") if name], number
-
-
-def test_slots_and_flags_are_verified_from_the_version_that_logs_them() -> None:
-    unverified = {version(first) for first, _, names, _ in RANGES if names}
-    assert all(first < SINCE["flags of the runner in the log"] for first in unverified)
-    assert unverified == {(0, 1, 17)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
@@ -12,8 +13,9 @@ import pytest
 
 from pytest_llmperf.instance import Instance
 from pytest_llmperf.instances import Fleet
+from tests.emulator.instances import eventually
 
-from .conftest import TEST, Run
+from .conftest import TEST, Run, left_behind
 
 GEMMA = "gemma3:4b-it-q4_K_M"
 LLAMA = "llama3.1:8b-instruct-q4_0"
@@ -44,7 +46,7 @@ def in_memory(server: Instance) -> list[str]:
 def test_they_are_measured_and_left_as_they_were(project: pytest.Pytester, run: Run, servers: list[Instance]) -> None:
     project.makepyfile(test_stack=GATE)
     with servers[0].control() as control:
-        control.load(GEMMA, {"num_ctx": 512})
+        control.load(GEMMA, {"num_ctx": 512}, keep_alive="2h")
     before = [server.pid for server in servers]
     recorded = run(backend(*servers), "--llmperf-rebaseline", "--llmperf-sessions=2")
     assert recorded.ret == 0
@@ -64,6 +66,30 @@ def test_they_are_measured_and_left_as_they_were(project: pytest.Pytester, run: 
     assert [server.pid for server in servers] == before
     assert all(psutil.pid_exists(pid) for pid in before)
     assert [in_memory(server) for server in servers] == [[GEMMA], []]
+    with servers[0].control() as control:
+        (entry,) = control.loaded() or [{}]
+    left = datetime.fromisoformat(entry["expires_at"]) - datetime.now(UTC)
+    assert 6000 < left.total_seconds() < 7200, "it stays as long as it would have"
+
+
+def test_a_killed_pytest_holds_nobodys_memory_for_ever(project: pytest.Pytester, servers: list[Instance]) -> None:
+    project.makepyfile(test_stack=GATE.replace("llmperf.check()", "llmperf.measure(); import os; os._exit(9)"))
+    killed = project.runpytest_subprocess("-p", "no:cacheprovider", backend(*servers), "--llmperf-rebaseline")
+    assert killed.ret == 9
+    eventually(lambda: left_behind(project) == [])
+    with servers[0].control() as control:
+        (entry,) = control.loaded() or [{}]
+    left = datetime.fromisoformat(entry["expires_at"]) - datetime.now(UTC)
+    assert left.total_seconds() < 1900
+
+
+def test_one_server_under_two_names_is_one(project: pytest.Pytester, run: Run, servers: list[Instance]) -> None:
+    project.makepyfile(test_stack=GATE)
+    other = servers[0].url.replace("127.0.0.1", "localhost")
+    result = run(f"{backend(servers[0])},{other}", "--llmperf-rebaseline")
+    assert result.ret == 1
+    words = f"--llmperf-backend: {servers[0].url} and {other} are one server; name different ones"
+    result.stdout.fnmatch_lines([f"  {words}"])
 
 
 def test_too_few_servers_are_one_sentence(project: pytest.Pytester, run: Run, servers: list[Instance]) -> None:
@@ -79,9 +105,11 @@ def test_what_can_only_be_set_at_a_start_is_refused(
 ) -> None:
     project.makepyfile(test_stack="def test_it(ollama_factory):\n    ollama_factory(env={'OLLAMA_DEBUG': '1'})\n")
     result = run(backend(*servers))
-    result.stdout.fnmatch_lines(
-        ["llmperf: OLLAMA_DEBUG can't be set for a server that runs already; leave --llmperf-backend out"]
-    )
+    refusal = "llmperf: OLLAMA_DEBUG can't be set for a server that runs already; leave --llmperf-backend out"
+    result.stdout.fnmatch_lines([refusal])
+    project.makepyfile(test_stack="def test_it(ollama):\n    pass\n")
+    project.makeconftest("import pytest\n@pytest.fixture\ndef ollama_env():\n    return {'OLLAMA_DEBUG': '1'}\n")
+    run(backend(*servers)).stdout.fnmatch_lines([refusal])
 
 
 def test_a_server_that_does_not_answer_is_named(project: pytest.Pytester, run: Run) -> None:
@@ -90,6 +118,31 @@ def test_a_server_that_does_not_answer_is_named(project: pytest.Pytester, run: R
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         ["llmperf: --llmperf-backend: http://127.0.0.1:9 does not answer GET /api/version; is it an Ollama?"]
+    )
+
+
+class NoOllama(BaseHTTPRequestHandler):
+    """Something else on the port."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "15")
+        self.end_headers()
+        self.wfile.write(b"<html>hi</html>")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_what_is_no_ollama_is_said_to_be_none(project: pytest.Pytester, run: Run) -> None:
+    project.makepyfile(test_stack="def test_it(ollama):\n    pass\n")
+    with HTTPServer(("127.0.0.1", 0), NoOllama) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        result = run(f"--llmperf-backend={url}")
+        server.shutdown()
+    result.stdout.fnmatch_lines(
+        [f"llmperf: --llmperf-backend: {url} does not answer GET /api/version; is it an Ollama?"]
     )
 
 

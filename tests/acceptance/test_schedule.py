@@ -124,16 +124,50 @@ def test_a_test_that_is_disturbed_again_is_invalid(
     assert (said.count("stack up"), said.count("stack down")) == (2, 2)
 
 
-def test_a_disturbed_test_that_is_never_measured_again_fails_the_run(
+def test_a_disturbed_test_that_is_never_measured_again_is_a_failed_test(
     recorded: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disturbed(recorded, monkeypatch, times=1)
     monkeypatch.setenv("SECOND_TRY", "crashes")
-    result = run("-n1", "--max-worker-restart=0")
+    result = run("-n1", "--max-worker-restart=0", "--junitxml=report.xml")
     assert result.ret == 1
     result.stdout.fnmatch_lines(
-        [f"test_stack.py::test_two_agents was disturbed and not measured again: {DISTURBED}", "*1 postponed in *"]
+        [
+            f"llmperf: disturbed, and its worker crashed before it was measured again: {DISTURBED}",
+            f"test_stack.py::test_two_agents was disturbed and not measured again: {DISTURBED}",
+            "*1 failed, 1 postponed in *",
+        ]
     )
+    (case,) = ET.parse(recorded.path / "report.xml").iter("testcase")
+    assert case.get("name") == "test_two_agents"
+    assert case.find("failure") is not None
+
+
+MEASURED_BEFORE = """
+@pytest.fixture
+def measured(llmperf):
+    return llmperf.measure()
+
+def test_two_agents(llmperf, measured):
+    llmperf.assert_no_regression(measured)
+"""
+
+
+def test_what_a_fixture_measured_is_measured_again_too_and_no_budget_stops_it(
+    recorded: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturbed(recorded, monkeypatch, times=1)
+    recorded.makepyfile(test_stack=TEST + MEASURED_BEFORE)
+    result = run("--junitxml=report.xml", "--llmperf-budget=7s")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            f"test_stack.py::test_two_agents was disturbed and measured again: {DISTURBED}",
+            HELD,
+            "*1 passed, 1 postponed*",
+        ]
+    )
+    assert len([*ET.parse(recorded.path / "report.xml").iter("testcase")]) == 1
 
 
 def test_what_would_not_fit_in_the_budget_is_not_measured_and_missing(recorded: pytest.Pytester, run: Run) -> None:
