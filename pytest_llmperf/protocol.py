@@ -70,7 +70,9 @@ class Bench:
     def unverified(self) -> list[str]:
         """What the mark declares and these servers don't tell whether it is in force."""
         of_agents = zip(self.spec.agents, self._in_force, strict=True)
-        return sorted({name for each in of_agents for name in readback.unverified(each[0], self.spec.slots, each[1])})
+        names = {name for each in of_agents for name in readback.unverified(each[0], self.spec.slots, each[1])}
+        silent = any(each.gpu is not None and ollama.gpu(each.log_since(0)) is None for each in self.instances)
+        return sorted(names | ({"gpus"} if silent else set()))
 
     def load(self) -> None:
         """Load one after the other (two at once would both see the whole GPU as free), and read back what is in force.

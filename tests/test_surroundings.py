@@ -125,8 +125,10 @@ def test_somebody_on_a_gpu_that_no_instance_sees_disturbs_nobody(nvml: FakeNvml,
 
 @pytest.mark.parametrize(
     ("name", "index"),
-    [("0", 0), ("1", 1), ("GPU-aa0", 0), ("GPU-ab", 1), ("GPU-a", None), ("GPU-", None), ("2", None), ("01", None)]
-    + [("gpu-aa0", None), ("aa0", None), ("", None), ("G", None), ("0,1", None), ("GPU-aa00", None)],
+    [
+        *(("0", 0), ("1", 1), ("GPU-aa0", 0), ("GPU-ab", 1)),
+        *((name, None) for name in ("GPU-a", "GPU-", "GPU-aa00", "gpu-aa0", "aa0", "G", "", "2", "01", "0,1")),
+    ],
 )
 def test_a_gpu_is_named_by_its_index_or_a_beginning_of_its_uuid_that_no_other_has(name: str, index: int | None) -> None:
     known = [gpu.Gpu(n, f"GPU-{uuid}", "A2", 1, 1, ()) for n, uuid in enumerate(("aa0", "ab0"))]

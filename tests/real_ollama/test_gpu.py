@@ -196,10 +196,11 @@ def test_a_server_that_does_not_see_the_declared_gpu_is_told(
     project: pytest.Pytester, genuine_ollama: Genuine, nvml: FakeNvml
 ) -> None:
     nvml.tell(GPU, OTHER_GPU)
-    use(project, script(project, f"echo '{SEES_CPU}' >&2", genuine_ollama), quiet_wait="60")
     pinned = TEST.replace("tokens=24", 'tokens=24, gpus=["1"]').replace("(llmperf)", "(llmperf, ollama_instances)")
     seen = 'print("sees", ollama_instances[0].env["CUDA_VISIBLE_DEVICES"])'
-    project.makepyfile(test_stack=pinned.replace("llmperf.check()", f"{seen}; llmperf.check()"))
+    project.makepyfile(test_stack=pinned.replace("llmperf.check()", f"{seen}; print(llmperf.check().unverified)"))
+    record(project, "-rP").stdout.fnmatch_lines(["('gpus',)"])
+    use(project, script(project, f"echo '{SEES_CPU}' >&2", genuine_ollama), quiet_wait="60")
     result = record(project)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
