@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from typing import Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from pytest_llmperf.stamps import Offsets
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -33,8 +35,16 @@ class Client(Protocol[R_co]):
         """Let `work`, which another thread is in, come to an end at once."""
 
 
-def run_together(clients: Sequence[Client[R]]) -> tuple[float, list[R]]:
-    """Run all clients from one common release; returns that moment and each client's result, in order.
+class Together(NamedTuple, Generic[R]):
+    """The common release on `time.perf_counter()`, each client's result in order, and the clocks around the run."""
+
+    release: float
+    results: list[R]
+    offsets: Offsets
+
+
+def run_together(clients: Sequence[Client[R]]) -> Together[R]:
+    """Run all clients from one common release.
 
     Raises what the first failing client raised, at once; the others are aborted then, as they are by Ctrl-C.
     """
@@ -43,17 +53,28 @@ def run_together(clients: Sequence[Client[R]]) -> tuple[float, list[R]]:
     pool = ThreadPoolExecutor(len(clients), thread_name_prefix="llmperf-agent")
     try:
         with _no_collection():
+            before = _offset()
             futures = [pool.submit(_after, release, client) for client in clients]
             ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
             failed = [future for future in futures if future in ended and future.exception()]
             results = [future.result() for future in failed or futures]
+            after = _offset()
     except BaseException:
         for client in clients:
             client.abort()
         raise
     finally:
         pool.shutdown(wait=False)
-    return release.deadline, results
+    return Together(release.deadline, results, Offsets(before, after))
+
+
+def _offset() -> float:
+    """What to add to `time.perf_counter()` for seconds since the epoch, from the closest of a few pairs of looks."""
+    looks = []
+    for _ in range(5):
+        before, at, after = time.perf_counter_ns(), time.time_ns(), time.perf_counter_ns()
+        looks.append((after - before, at - (before + after) // 2))
+    return min(looks)[1] / 1e9
 
 
 def _prepare(clients: Sequence[Client[R]]) -> None:

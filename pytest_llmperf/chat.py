@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -53,7 +55,17 @@ def exchange(recording: Recording, status: int, answer: Sequence[Line], *, budge
         server={name.removesuffix("_duration"): ns / 1e9 for name, ns in final.items() if name.endswith("_duration")},
         prompt=final.get("prompt_eval_count", 0),
         cached=final.get("prompt_eval_cached_count", 0),
+        chunks=len(spoken),
+        merged=sum(not line.alone for line in spoken),
+        behind=tuple(_behind(recording.epoch, chunks)),
     )
+
+
+def _behind(epoch: float, chunks: Sequence[tuple[Line, Mapping[str, Any]]]) -> Iterator[float]:
+    """Seconds from the server's stamp of each line to its arrival."""
+    for line, chunk in chunks if epoch else ():
+        with suppress(KeyError, ValueError, TypeError):
+            yield line.at + epoch - datetime.fromisoformat(chunk["created_at"]).timestamp()
 
 
 def _parsed(text: str) -> dict[str, Any]:

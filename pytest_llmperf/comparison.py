@@ -79,6 +79,7 @@ class Comparison:
             conditions=self._conditions[number],
             sessions=(bench.so_far(),),
             unverified=tuple(bench.unverified()),
+            accuracy=bench.accuracy,
         )
 
     def _load(self) -> None:

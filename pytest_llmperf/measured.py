@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pytest_llmperf.accuracy import Accuracy
 from pytest_llmperf.metrics import METRICS, summaries
 from pytest_llmperf.model import Session
 
@@ -15,7 +16,8 @@ class Measured:
 
     `measured["ttft"]` is a metric's summary over the kept runs in the metric's own unit: the median, for
     `contention_rate` the share of contended runs, for `cv` the variation of total_throughput. `unverified` names what
-    the mark declares and the servers don't tell whether it is in force.
+    the mark declares and the servers don't tell whether it is in force; `accuracy` is how exact the last session's
+    times are.
     """
 
     test: str
@@ -24,6 +26,7 @@ class Measured:
     conditions: Mapping[str, str | int | float | bool | None]
     sessions: tuple[Session, ...]
     unverified: tuple[str, ...] = ()
+    accuracy: Accuracy | None = None
 
     def series(self, metric: str) -> list[float]:
         """The metric's values over all kept runs, in run order."""

@@ -85,7 +85,7 @@ class Measurement:
             files.check_root(settings.baselines, writing=True)
         bench = self._bench(spec, self._fixture("ollama_instances"))
         bench.load()
-        conditions, unverified = bench.conditions(), bench.unverified()
+        conditions = bench.conditions()
         comparable = against if against and not triggers.fired(against.conditions, conditions) else None
         bench.usual_ttft = _usual_ttft(comparable)
         brief = (min(plan.SESSION_RUNS, spec.max_runs),)
@@ -96,7 +96,7 @@ class Measurement:
         while len(sessions) < self._sessions(sessions[0], comparable):
             self._start_anew(fleet, bench, conditions)
             sessions.append(bench.session(brief))
-        return self._measured(conditions, sessions, unverified)
+        return self._measured(conditions, sessions, bench)
 
     def compare(self, control: Spec, treatment: Spec) -> Comparison:
         """Start and load both sides' servers, in one session."""
@@ -120,8 +120,7 @@ class Measurement:
                 relayed = self._bench(spec, instances, fleet.relayed(*factors))
                 relayed.load()
                 slowed.append(relayed.session((spec.max_runs,)))
-        measured = self._measured(conditions, unchanged, bench.unverified())
-        return measured, selfcheck.check(spec, unchanged, slowed)
+        return self._measured(conditions, unchanged, bench), selfcheck.check(spec, unchanged, slowed)
 
     def _start_anew(self, fleet: Fleet, bench: Bench, conditions: identity.Conditions) -> None:
         """A new session under the same conditions: what is left to the server it may decide otherwise this time."""
@@ -147,16 +146,15 @@ class Measurement:
             return self._case.settings.sessions
         return 2 if comparable and verdicts.doubtful(self._case.spec, first, comparable) else 1
 
-    def _measured(
-        self, conditions: identity.Conditions, sessions: Sequence[Session], unverified: Sequence[str]
-    ) -> Measured:
+    def _measured(self, conditions: identity.Conditions, sessions: Sequence[Session], bench: Bench) -> Measured:
         return Measured(
             test=self._case.test,
             machine=self._case.machine,
             emulated=conditions["backend"] == "emulator",
             conditions=conditions,
             sessions=tuple(sessions),
-            unverified=tuple(unverified),
+            unverified=tuple(bench.unverified()),
+            accuracy=bench.accuracy,
         )
 
     def logs(self) -> list[Path]:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from pytest_llmperf import identity, ollama, readback, versions
+from pytest_llmperf import accuracy, identity, ollama, readback, versions
+from pytest_llmperf.accuracy import Accuracy
 from pytest_llmperf.instance import Instance
 from pytest_llmperf.metrics import Reference, sample
 from pytest_llmperf.model import Contention, DisturbedError, InvalidRunError, Sample, Session, Spec, Workload
@@ -107,7 +108,7 @@ class Bench:
     def warm_up(self) -> None:
         """The warm-up requests, once the machine is quiet; a new session's runs begin after them."""
         self._solo, self._taken = [], []
-        self._around.settle(on_processor=any(_on_processor(found) for found in self._in_force))
+        self._around.settle(on_processor=any(found.on_processor for found in self._in_force))
         with self._blamed():
             for number, agent in enumerate(self.spec.agents):
                 brief = replace(agent, prompts=agent.prompts[:1], tokens=WARMUP_TOKENS)
@@ -133,6 +134,11 @@ class Bench:
     def kept(self) -> int:
         """The runs of this session that count."""
         return sum(not taken.cause for taken in self._taken)
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """How exact this session's times are."""
+        return accuracy.of([taken.run for taken in self._taken if taken.run and not taken.cause])
 
     def so_far(self) -> Session:
         """The session up to now."""
@@ -240,10 +246,3 @@ class Bench:
 def _joined(words: Sequence[str]) -> str:
     """What all instances have in common, else what each has."""
     return " + ".join(dict.fromkeys(words))
-
-
-def _on_processor(found: InForce) -> bool:
-    """Whether any layer is computed by the processor, as far as the server tells."""
-    if found.size is not None and found.size_vram is not None:
-        return found.size_vram < found.size
-    return found.layers is None or found.layers < (found.layers_total or 0)

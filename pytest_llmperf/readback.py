@@ -50,6 +50,13 @@ class InForce:
     size_vram: int | None = None
     digest: str | None = None
 
+    @property
+    def on_processor(self) -> bool:
+        """Whether any layer is computed by the processor, as far as the server tells."""
+        if self.size is not None and self.size_vram is not None:
+            return self.size_vram < self.size
+        return self.layers is None or self.layers < (self.layers_total or 0)
+
 
 def read(entry: Mapping[str, Any] | None, log: str) -> InForce:
     """What is in force, from the model's entry of /api/ps and what the server logged while it loaded the model.

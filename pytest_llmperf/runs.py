@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pytest_llmperf import chat, ollama, stream
 from pytest_llmperf.agents import run_together
 from pytest_llmperf.model import InvalidRunError, Workload
+from pytest_llmperf.stamps import at_arrival
 from pytest_llmperf.traffic import Recording, Run, Track
 
 LOAD_ALLOWED_S, LOAD_ALLOWED_SHARE = 1.0, 0.1
@@ -64,7 +65,8 @@ def cause_of(run: Run) -> str:
 
 
 def _recorded(work: Work, nonces: Iterator[str]) -> tuple[float, list[list[Recording]]]:
-    return run_together([_PromptAgent(agent, url, nonces) for agent, url in work])
+    done = run_together([_PromptAgent(agent, url, nonces) for agent, url in work])
+    return done.release, [at_arrival(recordings, done.offsets) for recordings in done.results]
 
 
 class _PromptAgent:
@@ -106,7 +108,8 @@ def _track(agent: Workload, recordings: Sequence[Recording], release: float) -> 
 
 def _read(work: Work, recordings: Sequence[Sequence[Recording]], release: float) -> Run:
     tracks = [_track(agent, each, release) for (agent, _), each in zip(work, recordings, strict=True)]
-    return Run(tracks=tuple(tracks), skew=max(each[0].sent for each in recordings) - release)
+    late = [read.late for each in recordings for one in each for read in one.reads if read.kernel_ns]
+    return Run(tracks=tuple(tracks), skew=max(each[0].sent for each in recordings) - release, late=tuple(late))
 
 
 def _reload(run: Run) -> str:

@@ -1,12 +1,15 @@
-"""The timed client: one blocking socket, a user-space stamp on every read, nothing parsed before the run is over.
+"""The timed client: one blocking socket, two stamps on every read, nothing parsed before the run is over.
 
-Stamps are `time.perf_counter()` seconds. Parsing beside a stream would delay the next stamp, and what an HTTP client
+One stamp is taken after the read, in `time.perf_counter()` seconds; on Linux the other is the kernel's, of the bytes'
+arrival. Parsing beside a stream would delay the next stamp, and what an HTTP client
 object burns per chunk is taken from a model that runs on the same cores; so the timed path is sockets and bytes only.
 """
 
 from __future__ import annotations
 
 import socket
+import struct
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,13 +18,20 @@ from urllib.parse import urlsplit
 import h11
 
 from pytest_llmperf.model import InvalidRunError
-from pytest_llmperf.traffic import Line, Recording
+from pytest_llmperf.traffic import Line, Read, Recording
 
 STALL_LIMIT_S = 300.0
 """A stream without a byte for this long is given up; it covers queueing and prefill of a long prompt."""
 
 PATIENCE_S = 20.0
 """After this long without a byte, and again after as long, the server is asked whether it lives."""
+
+_SO_TIMESTAMPNS = 35
+"""Linux's number, which the socket module does not name; the message that carries the stamp has the same."""
+
+_TIMESPEC = struct.Struct("@qq")
+_STAMPED = sys.platform == "linux" and struct.calcsize("P") == 8
+_ROOM = socket.CMSG_SPACE(_TIMESPEC.size) if _STAMPED else 0
 
 _CHUNKED_END = b"\r\n0\r\n\r\n"  # JSON escapes CR and LF, so no NDJSON payload can hold it
 
@@ -45,6 +55,8 @@ class Connection:
         except OSError as error:
             raise InvalidRunError(f"{self.url} does not answer: {error.strerror or error}") from error
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if _STAMPED:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._socket.settimeout(min(PATIENCE_S, self._stall_limit_s))
 
     def close(self) -> None:
@@ -71,28 +83,38 @@ class Connection:
         except OSError as error:
             raise InvalidRunError(f"{self.url} broke the connection: {error.strerror or error}") from error
 
-    def _reads(self, source: socket.socket) -> Iterator[tuple[float, bytes]]:
+    def _reads(self, source: socket.socket) -> Iterator[Read]:
         view, end = memoryview(self._buffer), _End()
         while not end.reached:
-            size = self._receive(source, view)
+            size, kernel_ns = self._receive(source, view)
             stamp = time.perf_counter()
             if not size:
                 return self.close()
             data = bytes(view[:size])
             end.see(data)
-            yield stamp, data
+            yield Read(stamp, data, kernel_ns)
 
-    def _receive(self, source: socket.socket, view: memoryview) -> int:
+    def _receive(self, source: socket.socket, view: memoryview) -> tuple[int, int]:
         silent_since = time.perf_counter()
         while True:
             try:
-                return source.recv_into(view)
+                return _stamped_read(source, view) if _STAMPED else (source.recv_into(view), 0)
             except TimeoutError:
                 silent_s = time.perf_counter() - silent_since
                 if not self._alive():
                     raise InvalidRunError(f"{self.url} sent no byte for {silent_s:.0f} s and answers nobody") from None
                 if silent_s >= self._stall_limit_s:
                     raise InvalidRunError(f"{self.url} sent no byte for {self._stall_limit_s:g} s") from None
+
+
+def _stamped_read(source: socket.socket, view: memoryview) -> tuple[int, int]:
+    """How many bytes there were, and the kernel's stamp of the last of them in ns since the epoch, 0 without one."""
+    size, control, _, _ = source.recvmsg_into([view], _ROOM)
+    for level, kind, data in control:
+        if (level, kind, len(data)) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS, _TIMESPEC.size):
+            seconds, nanoseconds = _TIMESPEC.unpack(data)
+            return size, seconds * 1_000_000_000 + nanoseconds
+    return size, 0
 
 
 class _End:
@@ -154,7 +176,7 @@ def _body(recording: Recording) -> tuple[int, list[tuple[float, bytes]], str]:
     if not recording.reads:
         return status, pieces, "the connection was closed before it began"
     try:
-        for at, data in recording.reads:
+        for at, data, *_ in recording.reads:
             parser.receive_data(data)
             events = list(_events(parser))
             status = next((event.status_code for event in events if isinstance(event, h11.Response)), status)

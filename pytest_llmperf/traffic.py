@@ -8,15 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Read(NamedTuple):
+    """What one read of a socket gave, and when.
+
+    `kernel_ns` is the kernel's receive stamp in ns since the epoch, 0 without one; `late` how many seconds after the
+    bytes' arrival their reader had them, as far as the kernel's stamp tells.
+    """
+
+    at: float
+    data: bytes
+    kernel_ns: int = 0
+    late: float = 0.0
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One request as it went over the wire: when it was due, when it was sent, and every read with its stamp."""
+    """One request as it went over the wire: when it was due, when it was sent, and every read with its stamp.
+
+    `epoch` is what makes seconds since the epoch of its stamps, 0 where it is not known.
+    """
 
     released: float
     sent: float
-    reads: tuple[tuple[float, bytes], ...]
+    reads: tuple[Read, ...]
+    epoch: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,8 @@ class Exchange:
 
     `gaps` are seconds between streamed chunks that arrived in reads of their own. `server` holds the durations the
     server reported, in seconds, by Ollama's names without `_duration` (total, load, prompt_eval, eval). Of the
-    `prompt` tokens, `cached` came from the server's prompt cache; 0 too where it does not say.
+    `prompt` tokens, `cached` came from the server's prompt cache; 0 too where it does not say. Of the `chunks` that
+    carry text `merged` came in a read with others; `behind` is how long after the server's own stamp each arrived.
     """
 
     released: float
@@ -46,6 +65,9 @@ class Exchange:
     server: Mapping[str, float]
     prompt: int = 0
     cached: int = 0
+    chunks: int = 0
+    merged: int = 0
+    behind: tuple[float, ...] = ()
 
     @property
     def from_cache(self) -> bool:
@@ -78,10 +100,14 @@ class Track:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """All agents released together once. `skew` is how late the last agent sent its first request, in seconds."""
+    """All agents released together once. `skew` is how late the last agent sent its first request, in seconds.
+
+    `late` is how long after their arrival bytes were read, in seconds, one for each read that the kernel stamped.
+    """
 
     tracks: tuple[Track, ...]
     skew: float = 0.0
+    late: tuple[float, ...] = ()
 
     @property
     def makespan(self) -> float:

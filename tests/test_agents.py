@@ -74,14 +74,14 @@ def _gc_as_before() -> Iterator[None]:
 
 def test_all_work_side_by_side_from_one_release() -> None:
     meeting = Barrier(3)  # passed only when all three are at work at once
-    release, results = run_together([Worker(name, [], meeting=meeting) for name in "abc"])
+    release, results, _ = run_together([Worker(name, [], meeting=meeting) for name in "abc"])
     assert [released for _, released, _ in results] == [release] * 3
     assert all(began >= release for _, _, began in results)
 
 
 def test_results_come_in_the_clients_order() -> None:
     diary = list[str]()
-    _, results = run_together([Worker("slow", diary, takes_s=0.1), Worker("fast", diary)])
+    _, results, _ = run_together([Worker("slow", diary, takes_s=0.1), Worker("fast", diary)])
     assert [name for name, _, _ in results] == ["slow", "fast"]
 
 

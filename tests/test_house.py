@@ -22,6 +22,7 @@ DOORS = {
 }
 PURE = {
     *(
+        "accuracy",
         "advice",
         "budget",
         "chat",
@@ -36,7 +37,19 @@ PURE = {
         "plan",
         "policies",
     ),
-    *("readback", "remarks", "rules", "selfcheck", "stats", "team", "traffic", "triggers", "values", "verdicts"),
+    *(
+        "readback",
+        "remarks",
+        "rules",
+        "selfcheck",
+        "stamps",
+        "stats",
+        "team",
+        "traffic",
+        "triggers",
+        "values",
+        "verdicts",
+    ),
     "versions",
 }
 DOOR_MODULES = {

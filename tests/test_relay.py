@@ -144,7 +144,7 @@ def recorded(url: str, request: bytes = REQUEST) -> Recording:
 
 
 def heard(recording: Recording) -> bytes:
-    return b"".join(data for _, data in recording.reads)
+    return b"".join(read.data for read in recording.reads)
 
 
 def arrivals(recording: Recording) -> dict[str, float]:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pytest_llmperf.model import InvalidRunError
 from pytest_llmperf.stream import Connection, _End, lines
-from pytest_llmperf.traffic import Line, Recording
+from pytest_llmperf.traffic import Line, Read, Recording
 
 Step = bytes | float | Callable[[socket.socket], None]
 
@@ -89,7 +89,7 @@ def answers_of(url: str, count: int = 1, stall_limit_s: float = 10) -> list[tupl
 
 def recorded(*reads: bytes) -> Recording:
     """Reads stamped 1, 2, 3, ... seconds."""
-    return Recording(0, 0, tuple((float(number), data) for number, data in enumerate(reads, start=1)))
+    return Recording(0, 0, tuple(Read(float(number), data) for number, data in enumerate(reads, start=1)))
 
 
 ACCENTED = "é\N{SNOWMAN}".encode()
@@ -267,7 +267,7 @@ def test_however_an_answer_is_cut_its_lines_and_its_end_are_the_same(
     assert end.reached
     assert not any(early)
 
-    status, found = lines(Recording(0, 0, tuple((float(at), piece) for at, piece in enumerate(pieces))))
+    status, found = lines(Recording(0, 0, tuple(Read(float(at), piece) for at, piece in enumerate(pieces))))
     assert status == 200
     assert [line.text for line in found] == texts
     assert [line.at for line in found] == completing

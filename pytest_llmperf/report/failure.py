@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_llmperf.accuracy import Accuracy, Spread
 from pytest_llmperf.measured import Measured
 from pytest_llmperf.model import FAILING, Spec, Verdict
 from pytest_llmperf.outcome import Row, verdict_of
@@ -52,8 +53,10 @@ def measured(found: Measured, spec: Spec) -> list[str]:
     Then what nobody can tell whether it is in force.
     """
     agents = "1 agent" if len(spec.agents) == 1 else f"{len(spec.agents)} agents on {spec.topology} instances"
+    said = [f"{_machine(found)}, {spec.scenario}, {agents}", spread(found)]
+    said += [exactness(found.accuracy)] if found.accuracy else []
     unsure = f"not verified, for these servers do not report it: {', '.join(found.unverified)}"
-    return [f"{_machine(found)}, {spec.scenario}, {agents}", spread(found), *([unsure] if found.unverified else [])]
+    return said + [unsure] * bool(found.unverified)
 
 
 def compared(control: Measured, treatment: Measured) -> list[str]:
@@ -69,6 +72,18 @@ def compared(control: Measured, treatment: Measured) -> list[str]:
 
 def _machine(found: Measured) -> str:
     return f"{found.machine} (emulated)" if found.emulated else found.machine
+
+
+def exactness(found: Accuracy) -> str:
+    """How exact the times are, in one line."""
+    late = f"stamped by the kernel, read {_us(found.late)} later" if found.late else "stamped when read"
+    behind = f"; {_us(found.behind)} behind the server's own stamps" if found.behind else ""
+    merged = f"; {100 * found.merged:.1f} % of the chunks merged" if found.merged else ""
+    return f"arrivals {late}{behind}{merged}; agents began within {1e3 * found.skew:.2f} ms"
+
+
+def _us(found: Spread) -> str:
+    return f"{1e6 * found.median:.0f} us (p99 {1e6 * found.p99:.0f})"
 
 
 def spread(measured: Measured) -> str:
