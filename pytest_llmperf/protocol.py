@@ -172,7 +172,8 @@ class Bench:
             if not known and layers == -1 and ollama.gpu(instance.log_since(0)) != "cpu":
                 self._around.refuse_crowded(instance, int(self._models[number].get("size", 0)))
             position, began = instance.log_size(), time.perf_counter()
-            instance.load(control, agent.model, agent.options)
+            with self._around.announced(f"{instance.name} to load {agent.model}, up to {ollama.LOAD_LIMIT_S:g} s"):
+                instance.load(control, agent.model, agent.options)
             seconds = time.perf_counter() - began
             said = instance.log_since(position)
             return seconds, readback.read(ollama.entry_of(agent.model, control.loaded() or ()), said)

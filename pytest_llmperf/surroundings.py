@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 from pytest_llmperf import gpu, quiet
@@ -14,6 +16,7 @@ from pytest_llmperf.model import DisturbedError, LlmperfError
 Say = Callable[[str], None]
 
 _LOOK_S = 1.0
+_PATIENCE_S = 30.0
 
 
 class Surroundings:
@@ -36,6 +39,16 @@ class Surroundings:
         """
         if self._watching and (sentence := gpu.crowded(need, gpu.visible([instance.gpu]), self._ours())):
             raise LlmperfError(f"{instance.name}: {sentence}")
+
+    @contextmanager
+    def announced(self, what: str) -> Iterator[None]:
+        """Say what is waited for in the block, if that takes long."""
+        timer = threading.Timer(_PATIENCE_S, self._say, [f"llmperf: waiting for {what}"])
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def settle(self, *, on_processor: bool) -> None:
         """Wait for a quiet machine; DisturbedError where it does not get quiet. Layers may lie `on_processor`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
@@ -14,7 +15,8 @@ from textwrap import indent
 import psutil
 import pytest
 
-from pytest_llmperf import gpu
+from pytest_llmperf import gpu, surroundings
+from pytest_llmperf.surroundings import Surroundings
 from tests.nvml import FakeNvml, stand_in
 
 CROWDED = ("gpu GPU-aa0 12000000000 1 NVIDIA RTX 4080", "gpu GPU-bb1 24000000000 23000000000 NVIDIA RTX 4090")
@@ -163,3 +165,15 @@ def test_a_gpu_that_is_lost_in_the_middle_is_no_reason_to_break_down(
     code = f"tell({there!r})\naround.begin()\ntell({gone!r})\nattempt(around.disturbance)\n{RUN}"
     nvml.tell(CROWDED[1])
     assert around(nvml, code, None) == ["", "", "", ""]
+
+
+def test_a_long_wait_says_what_for_and_a_short_one_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings, "_PATIENCE_S", 0.2)
+    said = list[str]()
+    around = Surroundings([], None, said.append)
+    with around.announced("agent1 to load a model, up to 600 s"):
+        time.sleep(0.6)
+    with around.announced("nothing"):
+        pass
+    time.sleep(0.4)
+    assert said == ["llmperf: waiting for agent1 to load a model, up to 600 s"]
