@@ -83,7 +83,17 @@ class PytestRun:
 
 
 @pytest.fixture
-def asleep(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., PytestRun]]:
+def hearing() -> Iterator[None]:
+    """Whoever was started in the background by a shell ignores SIGINT, and so would all that he starts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def asleep(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, hearing: None
+) -> Iterator[Callable[..., PytestRun]]:
     """Starts runs of a project whose test sleeps beside two servers; nothing of them is left after the test."""
     emulate(monkeypatch, speed=20)
     project.makepyfile(test_stack=SLEEPING)
