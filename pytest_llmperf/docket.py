@@ -13,7 +13,7 @@ from pytest_llmperf import remarks, verdicts
 from pytest_llmperf.case import Case, NoBaselineError
 from pytest_llmperf.comparison import Comparison
 from pytest_llmperf.measured import Measured
-from pytest_llmperf.model import FAILING, DisturbedError, LlmperfError, Verdict
+from pytest_llmperf.model import FAILING, DisturbedError, LlmperfError, Spec, Verdict
 from pytest_llmperf.outcome import Check, Entry, Row, verdict_of, weighing
 from pytest_llmperf.report import failure
 
@@ -100,7 +100,7 @@ class Docket:
             verdict=self.verdict,
             machine=case.machine,
             emulated=self.measured.emulated if self.measured else case.settings.emulated,
-            servers=case.settings.servers,
+            servers=case.settings.servers[: _instances(case.spec)],
             rows=tuple(self.rows),
             gated=case.spec.gated,
             notes=tuple(self._notes),
@@ -125,6 +125,8 @@ class Docket:
             return []
         sessions = {f"session {number}": session for number, session in enumerate(self.measured.sessions, 1)}
         said = remarks.on_runs(spec, sessions)
+        if self.measured.unverified:
+            said.append(f"not verified, for its servers do not report it: {', '.join(self.measured.unverified)}")
         if self._case.settings.rebaseline:
             said += remarks.on_baseline(spec, self._case.record(self.measured))
         return said
@@ -141,6 +143,10 @@ class Docket:
             if any(isinstance(each, DisturbedError) for each in (error, error.__context__)):
                 self.disturbed = said
             self.fail("invalid", said)
+
+
+def _instances(spec: Spec) -> int:
+    return len(spec.agents) if spec.topology == "dedicated" else 1
 
 
 def _fails(row: Row, policy: str) -> bool:

@@ -133,6 +133,11 @@ def conditions(  # noqa: PLR0913  # one keyword per source
     return facts | declared(spec) | _of_agents([{**_weights(m), **f} for m, f in zip(models, in_force, strict=True)])
 
 
+def joined(words: Sequence[str]) -> str:
+    """What several servers have in common, else what each has."""
+    return " + ".join(dict.fromkeys(words))
+
+
 def _weights(entry: Mapping[str, Any]) -> Conditions:
     details = entry.get("details") or {}
     return {"digest": str(entry.get("digest", ""))[:16], "quantization": details.get("quantization_level")}

@@ -23,7 +23,8 @@ _PORT_TAKEN = ("address already in use", "Only one usage of each socket address"
 _NO_CONDITIONS = frozenset({"OLLAMA_HOST", "OLLAMA_MODELS"})
 """Where a server listens and where its models are changes no measurement; which models they are is a condition."""
 
-_OPEN = re.compile(r"(?!.*(KEY|TOKEN|SECRET|PASSWORD))(OLLAMA|GGML|LLAMA|CUDA|HIP|ROCR|LLMPERF)_")
+_OPEN = re.compile("(OLLAMA|GGML|LLAMA|CUDA|HIP|ROCR|LLMPERF)_")
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 
 
 class Instance:
@@ -49,11 +50,11 @@ class Instance:
     def on_purpose(self) -> Mapping[str, str]:
         """What the test itself set in the environment and may bend a measurement.
 
-        Of variables that are not the server's own, and of secrets, there is a hash: it will stand in a committed file.
+        Of variables that are not the server's own there is a hash, of secrets nothing: it stands in a committed file.
         """
         scratch = tempfile.gettempdir()
         said = {k: v for k, v in self._extra.items() if k not in _NO_CONDITIONS and not v.startswith(scratch)}
-        return {name: value if _OPEN.match(name) else f"sha256:{_digest(value)}" for name, value in said.items()}
+        return {name: _told(name, value) for name, value in said.items()}
 
     @property
     def emulated(self) -> bool:
@@ -157,5 +158,7 @@ class Instance:
             raise
 
 
-def _digest(value: str) -> str:
-    return sha256(value.encode()).hexdigest()[:12]
+def _told(name: str, value: str) -> str:
+    if _SECRET.search(name):
+        return "set"
+    return value if _OPEN.match(name) else f"sha256:{sha256(value.encode()).hexdigest()[:12]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from itertools import count
 from pathlib import Path
@@ -13,10 +13,11 @@ from types import MappingProxyType
 
 from pytest_llmperf import ollama
 from pytest_llmperf.instance import Instance
+from pytest_llmperf.legal import ELSEWHERE, WORDS
 from pytest_llmperf.model import LlmperfError, Spec
 from pytest_llmperf.scratch import MARK, Scratch
 from pytest_llmperf.server import Server, terminated_as_interrupted
-from pytest_llmperf.values import is_name
+from pytest_llmperf.values import is_name, is_text, shown
 
 
 class Fleet:
@@ -48,6 +49,8 @@ class Fleet:
         gpu: str | None = None,
     ) -> Instance:
         """Start one instance and wait for its first HTTP 200."""
+        for mistake in _mistakes(self._env, slots, gpu):
+            raise LlmperfError(mistake)
         self._open()
         if self._gpus and gpu not in self._gpus:
             have = f"the test's mark keeps it to gpus={list(self._gpus)}, whose lanes it holds"
@@ -129,6 +132,14 @@ class Fleet:
     def _open_session(self, scratch: Path) -> None:
         self.folder = scratch / f"session-{secrets.token_hex(4)}"
         self.folder.mkdir()
+
+
+def _mistakes(env: Mapping[str, str], slots: object, gpu: object) -> Iterator[str]:
+    yield from WORDS["slots"].mistakes("slots", slots)
+    if gpu is not None and not is_text(gpu):
+        yield f"gpu must be an index or a UUID as a text, such as '0', not {shown(gpu)}"
+    for name in env.keys() & ELSEWHERE.keys():
+        yield f"ollama_env has {name!r}; {ELSEWHERE[name]}"
 
 
 def _texts(env: Mapping[str, object]) -> Mapping[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from pytest_llmperf import keys
 
 if TYPE_CHECKING:
     from pytest_llmperf.outcome import Entry
+
+
+_UNAFFORDABLE = re.compile(r"llmperf: (not measured: [^'\"]+)")
 
 
 class Ledger:
@@ -37,6 +41,8 @@ class Ledger:
             self._postponed[report.nodeid], self._first_tries[report.nodeid] = why, report
         if report.when == "teardown":
             self._finished.add(report.nodeid)
+        if report.skipped and (found := _UNAFFORDABLE.search(str(report.longrepr))):
+            self._lines.append(f"{report.nodeid}: {found[1]}")
         if payload := getattr(report, "llmperf", None):
             from pytest_llmperf.outcome import Entry
 
@@ -97,7 +103,12 @@ class Ledger:
 
         count = [terminal.count(self._entries, len(self._marked))] if self._marked else []
         disturbed = terminal.disturbed(self._postponed, {entry.test for entry in self._entries})
-        return [*terminal.body(self._sorted()), *disturbed, *self._lines, *count]
+        return [*terminal.body(self._sorted()), *self._unwatched(), *disturbed, *self._lines, *count]
+
+    def _unwatched(self) -> list[str]:
+        real = any(entry.rows or entry.record for entry in self._entries if not entry.emulated)
+        off = self._settings.quiet_wait_s is None
+        return ["llmperf_quiet_wait = off: nobody looked what else ran"] if real and off else []
 
     def _forecast(self) -> list[str]:
         from pytest_llmperf import spending

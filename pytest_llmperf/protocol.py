@@ -61,9 +61,9 @@ class Bench:
         gpus = [seen for each in self.instances if (seen := ollama.gpu(each.log_since(0)))]
         return env | identity.conditions(
             self.spec,
-            backend=_joined([each.backend for each in self.instances]),
-            version=_joined([each.version for each in self.instances]),
-            gpu=_joined(gpus) or None,
+            backend=identity.joined([each.backend for each in self.instances]),
+            version=identity.joined([each.version for each in self.instances]),
+            gpu=identity.joined(gpus) or None,
             models=self._models,
             in_force=[readback.facts(found) for found in self._in_force],
         )
@@ -108,7 +108,8 @@ class Bench:
     def warm_up(self) -> None:
         """The warm-up requests, once the machine is quiet; a new session's runs begin after them."""
         self._solo, self._taken = [], []
-        self._around.settle(on_processor=any(found.on_processor for found in self._in_force))
+        self._around.on_processor = any(found.on_processor for found in self._in_force)
+        self._around.settle()
         with self._blamed():
             for number, agent in enumerate(self.spec.agents):
                 brief = replace(agent, prompts=agent.prompts[:1], tokens=WARMUP_TOKENS)
@@ -183,6 +184,8 @@ class Bench:
         wrong = [sentence for instance in self.instances if (sentence := instance.mispinned())]
         for agent, model, found in zip(self.spec.agents, self._models, self._in_force, strict=True):
             wrong += readback.differences(agent, self.spec.slots, found, str(model.get("digest", "")) or None)
+            if self.spec.gpus and found.size_vram == 0 and agent.options.get("num_gpu") != 0:
+                wrong.append(f"{agent.name}: gpus= was declared, and nothing of {agent.model} is on a GPU; see its log")
         if wrong:
             raise InvalidRunError("\n".join(["what is declared is not in force", *dict.fromkeys(wrong)]))
 
@@ -201,6 +204,8 @@ class Bench:
             for number, agent in agents.items():
                 with self.instance_of(number).control() as control:
                     self.instance_of(number).load(control, agent.model, agent.options)
+        if first.disturbed:
+            self._around.settle()
         second = self._watched(work)
         if second.run and (second.short or not second.cause):
             return second.run
@@ -242,8 +247,3 @@ class Bench:
         except InvalidRunError as error:
             dead = [words for instance in self.instances if (words := instance.why_dead())]
             raise type(error)("; ".join([str(error), *dead])) from error
-
-
-def _joined(words: Sequence[str]) -> str:
-    """What all instances have in common, else what each has."""
-    return " + ".join(dict.fromkeys(words))

@@ -87,7 +87,7 @@ def _family(pids: Iterable[int]) -> set[psutil.Process]:
 
 
 def busiest(seconds: float, ours: Ours) -> str:
-    """Watch for some seconds: the three busiest other programs in % of one core, e.g. `cc1plus 120 %, java 80 %`."""
+    """Watch for some seconds: the three busiest other programs in cores, e.g. `cc1plus 1.2 cores, java 0.8 cores`."""
     before, began = _spent(), time.monotonic()
     time.sleep(seconds)
     after, wall = _spent(), time.monotonic() - began
@@ -96,7 +96,7 @@ def busiest(seconds: float, ours: Ours) -> str:
         if process not in family:
             used[name] += (spent - before.get(process, (name, 0.0))[1]) / wall
     first = sorted(used.items(), key=itemgetter(1), reverse=True)[:3]
-    return ", ".join(f"{name} {100 * share:.0f} %" for name, share in first if share >= 0.05)
+    return ", ".join(f"{name} {share:.1f} cores" for name, share in first if share >= 0.05)
 
 
 def _spent() -> dict[psutil.Process, tuple[str, float]]:

@@ -22,13 +22,14 @@ _PATIENCE_S = 30.0
 class Surroundings:
     """Watches over real servers of ours; over emulators and over servers that ran already there is nothing to watch.
 
-    `quiet_wait_s` is how long to wait for a quiet machine, None: nobody looks.
+    `quiet_wait_s` is how long to wait for a quiet machine, None: nobody looks. Other load counts only where layers are
+    `on_processor`.
     """
 
     def __init__(self, instances: Sequence[Instance], quiet_wait_s: float | None, say: Say) -> None:
         self._instances, self._limit_s, self._say = instances, quiet_wait_s, say
         self._watching = quiet_wait_s is not None and all(each.ours and not each.emulated for each in instances)
-        self._on_processor = False
+        self.on_processor = False
         self._gpus: gpu.Activity | None = None
         self._cpu: quiet.Cpu | None = None
 
@@ -50,13 +51,13 @@ class Surroundings:
         finally:
             timer.cancel()
 
-    def settle(self, *, on_processor: bool) -> None:
-        """Wait for a quiet machine; DisturbedError where it does not get quiet. Layers may lie `on_processor`."""
-        self._on_processor = on_processor
+    def settle(self) -> None:
+        """Wait for a quiet machine; DisturbedError where it does not get quiet."""
         if not self._watching or self._limit_s is None:
             return
         if noise := quiet.await_quiet(self._noise, self._limit_s, self._say):
-            raise DisturbedError(f"the machine did not get quiet within {self._limit_s:g} s: {noise}")
+            problem = f"the machine did not get quiet within {self._limit_s:g} s: {noise}"
+            raise DisturbedError(f"{problem}; end what is busy, or set llmperf_quiet_wait = off to measure beside it")
 
     def begin(self) -> None:
         """A run begins now."""
@@ -69,13 +70,13 @@ class Surroundings:
             return ""
         if foreign := self._gpus.foreign(self._ours()):
             return f"other processes used the GPU ({', '.join(foreign)})"
-        share = self._cpu.others() if self._on_processor else 0.0
+        share = self._cpu.others() if self.on_processor else 0.0
         return f"other processes used {100 * share:.0f} % of the cores" if share > quiet.BUSY else ""
 
     def _noise(self) -> str:
         """What is noisy within the next second."""
         users, noise = gpu.Activity(self._visible), ""
-        if self._on_processor:
+        if self.on_processor:
             noise = quiet.noise(_LOOK_S, self._ours)
         elif self._visible:
             time.sleep(_LOOK_S)

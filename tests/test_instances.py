@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partialmethod
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -233,7 +234,30 @@ def test_what_was_set_on_purpose_is_known_and_no_secret_is_told(fleet: Fleet, fo
     assert known["OLLAMA_FLASH_ATTENTION"] == "1"
     assert known.keys() == {"OLLAMA_FLASH_ATTENTION", "OLLAMA_API_KEY", "MINE"}
     assert known["MINE"].startswith("sha256:")
+    assert known["OLLAMA_API_KEY"] == "set"
     assert "s3cret" not in str(known)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ({"slots": 0}, "slots must be a whole number of at least 1 (requests that an instance works on at once, "),
+        ({"slots": "2"}, "slots must be a whole number of at least 1 "),
+        ({"gpu": 0}, "gpu must be an index or a UUID as a text, such as '0', not 0"),
+        ({"gpu": ""}, "gpu must be an index or a UUID as a text, such as '0', not ''"),
+    ],
+)
+def test_a_factory_is_told_what_is_legal(fleet: Fleet, words: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(LlmperfError) as caught:
+        fleet.start(**words)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_what_has_a_word_of_its_own_is_not_set_for_all_instances(folder: Path) -> None:
+    words = "^ollama_env has 'OLLAMA_NUM_PARALLEL'; the mark declares it as slots="
+    fleet = Fleet(None, device_lane("gpu", "a test", print), {"OLLAMA_NUM_PARALLEL": "5"})
+    with closing(fleet), pytest.raises(LlmperfError, match=words):
+        fleet.start()
 
 
 def test_a_test_that_keeps_to_some_gpus_gets_no_instance_on_another(folder: Path) -> None:

@@ -306,8 +306,8 @@ def test_a_disturbed_test_has_a_line_that_says_what_it_was_and_what_became_of_it
         "test_a.py::test_one": "agent1 exited\nlast words",
     }
     assert terminal.disturbed(postponed, {"test_b.py::test_two"}) == [
-        "test_a.py::test_one was disturbed and not measured again: agent1 exited",
-        "test_b.py::test_two was disturbed and measured again: mongod used 3.2 of 4 cores",
+        "test_a.py::test_one was disturbed and not tried again: agent1 exited",
+        "test_b.py::test_two was disturbed and tried again: mongod used 3.2 of 4 cores",
     ]
 
 

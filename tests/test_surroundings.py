@@ -84,10 +84,11 @@ answer(said)
 
 
 WATCH = """
-attempt(around.settle, on_processor=False)
+attempt(around.settle)
 around.begin()
 attempt(around.disturbance)
 """
+WHAT_TO_DO = "end what is busy, or set llmperf_quiet_wait = off to measure beside it"
 RUN = f"attempt(around.refuse_crowded, servers[0], 3_300_000_000){WATCH}"
 
 
@@ -97,7 +98,7 @@ def test_over_real_servers_of_ours_somebody_counts(nvml: FakeNvml, somebody: psu
     assert around(nvml, RUN, None) == [
         "",  # it fits onto both GPUs together
         f"llmperf: waiting up to 1 s for a quiet machine: {using}",
-        f"DisturbedError: the machine did not get quiet within 1 s: {using}",
+        f"DisturbedError: the machine did not get quiet within 1 s: {using}; {WHAT_TO_DO}",
         f"other processes used the GPU ({somebody.name()} 70 %)",
     ]
 

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pytest_llmperf.metrics import HEADLINES, METRICS, summaries
 from pytest_llmperf.model import Baseline
 from pytest_llmperf.report.words import number, quantity, shift
+from pytest_llmperf.triggers import fired
 
 
 def lines(head: str, gated: Sequence[str], old: Baseline | None, new: Baseline) -> list[str]:
-    """What was written where (`head`), then old -> new of the test's gated metrics and of the usual ones."""
+    """What was written where (`head`), old -> new of what it was measured under, of the gated and the usual metrics."""
     before, after = _summary(old) if old else {}, _summary(new)
     shown = [name for name in dict.fromkeys((*gated, *HEADLINES)) if name in after]
-    return [f"{head}, {_sessions(new)}", *(_line(name, before.get(name), after[name]) for name in shown)]
+    changed = fired(old.conditions, new.conditions) if old else ()
+    under = [f"  under other conditions: {str(each).removesuffix(f' ({each.whose})')}" for each in changed]
+    return [f"{head}, {_sessions(new)}", *under, *(_line(name, before.get(name), after[name]) for name in shown)]
 
 
 def _summary(record: Baseline) -> dict[str, float]:

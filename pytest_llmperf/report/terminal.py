@@ -61,7 +61,7 @@ def count(entries: Sequence[Entry], marked: int) -> str:
 
 def disturbed(postponed: Mapping[str, str], measured: Collection[str]) -> list[str]:
     """A line for each test that something else disturbed, and by what, by node id; `measured` are those that were."""
-    again = {test: "measured again" if test in measured else "not measured again" for test in postponed}
+    again = {test: "tried again" if test in measured else "not tried again" for test in postponed}
     return [f"{test} was disturbed and {again[test]}: {_first(why)}" for test, why in sorted(postponed.items())]
 
 

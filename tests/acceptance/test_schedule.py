@@ -93,7 +93,7 @@ def test_a_disturbed_test_is_measured_again_at_the_end_and_only_that_counts(
         [
             r".*(test_two_agents POSTPONED|POSTPONED .*test_two_agents)",
             r".*(test_two_agents PASSED|PASSED .*test_two_agents)",
-            f"test_stack.py::test_two_agents was disturbed and measured again: {DISTURBED}",
+            f"test_stack.py::test_two_agents was disturbed and tried again: {DISTURBED}",
             HELD + "; 1 marked test not measured",
             ".*2 passed, 1 postponed in .*",
         ]
@@ -116,7 +116,7 @@ def test_a_test_that_is_disturbed_again_is_invalid(
             "llmperf: no baseline: test_unrecorded.py::test_never_recorded",
             "llmperf: invalid: test_stack.py::test_two_agents",
             f"  {DISTURBED}",
-            f"test_stack.py::test_two_agents was disturbed and measured again: {DISTURBED}",
+            f"test_stack.py::test_two_agents was disturbed and tried again: {DISTURBED}",
             "llmperf: 2 gated: 1 no baseline, 1 invalid",
         ]
     )
@@ -134,7 +134,7 @@ def test_a_disturbed_test_that_is_never_measured_again_is_a_failed_test(
     result.stdout.fnmatch_lines(
         [
             f"llmperf: disturbed, and its worker crashed before it was measured again: {DISTURBED}",
-            f"test_stack.py::test_two_agents was disturbed and not measured again: {DISTURBED}",
+            f"test_stack.py::test_two_agents was disturbed and not tried again: {DISTURBED}",
             "*1 failed, 1 postponed in *",
         ]
     )
@@ -162,7 +162,7 @@ def test_what_a_fixture_measured_is_measured_again_too_and_no_budget_stops_it(
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            f"test_stack.py::test_two_agents was disturbed and measured again: {DISTURBED}",
+            f"test_stack.py::test_two_agents was disturbed and tried again: {DISTURBED}",
             HELD,
             "*1 passed, 1 postponed*",
         ]

@@ -72,13 +72,13 @@ def test_a_machine_that_does_not_get_quiet_is_invalid_and_tried_once_more(
     result = project.runpytest_subprocess("-p", "no:cacheprovider", "--llmperf-rebaseline", timeout=120)
     assert result.ret == 1
     result.stderr.fnmatch_lines(
-        ["llmperf: waiting up to 1 s for a quiet machine: other processes use * % of the cores (python* %*"]
+        ["llmperf: waiting up to 1 s for a quiet machine: other processes use * % of the cores (python* cores*"]
     )
     result.stdout.fnmatch_lines(
         [
             "llmperf: invalid: test_stack.py::test_alone",
             "  the machine did not get quiet within 1 s: other processes use * % of the cores *",
-            "test_stack.py::test_alone was disturbed and measured again: the machine did not get quiet within 1 s: *",
+            "test_stack.py::test_alone was disturbed and tried again: the machine did not get quiet within 1 s: *",
             "*1 failed, 1 postponed*",
         ]
     )
