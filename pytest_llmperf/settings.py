@@ -108,6 +108,10 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="TIME",
         help="how long measuring may take in all, such as 15m: tests that would not fit are not measured",
     )
+    _add_ini(parser)
+
+
+def _add_ini(parser: pytest.Parser) -> None:
     parser.addini("llmperf_backend", "the server to measure: ollama (default), emulator or URLs", default="ollama")
     parser.addini(
         "llmperf_inconclusive",

@@ -32,7 +32,7 @@ V0_1_41 = (  # 3940, with OLLAMA_DEBUG
 )
 V0_3 = (  # 1495, Intel's build: 999 layers are asked for whatever there is
     'time=2024-09-20 level=INFO source=server.go:395 msg="starting llama server" '
-    'cmd="/tmp/ollama4991/runners/cpu_avx2/ollama_llama_server --model /root/.ollama/models/blobs/sha256-ff1d '
+    'cmd="/tmp/ollama4991/runners/cpu_avx2/ollama_llama_server --model /home/me/.ollama/models/blobs/sha256-ff1d '
     "--ctx-size 8192 --batch-size 512 --embedding --log-disable --n-gpu-layers 999 --no-mmap --parallel 4 "
     '--port 36611"\n'
 )
@@ -75,7 +75,7 @@ V0_13_5 = (  # 13552
 )
 V0_17_4 = (  # 14510: a layout is tried
     'time=2026-02-28 level=INFO source=server.go:431 msg="starting runner" cmd="/usr/bin/ollama runner '
-    '--ollama-engine --model /root/.ollama/models/blobs/sha256-5857 --port 36467"\n'
+    '--ollama-engine --model /home/me/.ollama/models/blobs/sha256-5857 --port 36467"\n'
     'time=2026-02-28 level=INFO source=runner.go:1284 msg=load request="{Operation:fit LoraPath:[] Parallel:8 '
     "BatchSize:512 FlashAttention:Enabled KvSize:262144 KvCacheType:q8_0 NumThreads:12 GPULayers:49[ID:GPU-55d6 "
     'Layers:49(0..48)] MultiUserCache:false ProjectorPath: MainGPU:0 UseMmap:false}"\n'
