@@ -19,10 +19,8 @@ def estimate(spec: Spec, baseline: Baseline, *, runs: int | None = None) -> floa
     parallel efficiency E; N W, its most, where E wasn't recorded. Medians over all of the baseline's kept runs.
     """
     agents, makespan = len(spec.agents), _median(baseline, "makespan", 0.0)
-    dedicated = spec.topology == "dedicated"
-    starts = agents if dedicated else 1
-    loads = agents if dedicated else len({agent.model for agent in spec.agents})
-    setting_up = starts * START_S + loads * median(session.load_s for session in baseline.sessions)
+    loads = agents if spec.topology == "dedicated" else len({agent.model for agent in spec.agents})
+    setting_up = spec.instances * START_S + loads * median(session.load_s for session in baseline.sessions)
     warming_up = spec.warmup_requests * agents * _median(baseline, "ttft", 0.0) / 1e3
     solo = spec.solo_runs * agents * _median(baseline, "parallel_efficiency", 100.0) / 100
     return setting_up + warming_up + makespan * (1 + solo + (runs or plan.looks(spec.max_runs)[0]))

@@ -13,7 +13,7 @@ from pytest_llmperf import remarks, verdicts
 from pytest_llmperf.case import Case, NoBaselineError
 from pytest_llmperf.comparison import Comparison
 from pytest_llmperf.measured import Measured
-from pytest_llmperf.model import FAILING, DisturbedError, LlmperfError, Spec, Verdict
+from pytest_llmperf.model import FAILING, DisturbedError, LlmperfError, Verdict
 from pytest_llmperf.outcome import Check, Entry, Row, verdict_of, weighing
 from pytest_llmperf.report import failure
 
@@ -95,12 +95,14 @@ class Docket:
         if not (self.measured or self.comparison or self._broken):
             return None
         case = self._case
+        measured = self.comparison.treatment if self.comparison else self.measured
+        started = case.spec.instances if self.measured else len(case.settings.servers)
         return Entry(
             test=case.test,
             verdict=self.verdict,
             machine=case.machine,
-            emulated=self.measured.emulated if self.measured else case.settings.emulated,
-            servers=case.settings.servers[: _instances(case.spec)],
+            emulated=measured.emulated if measured else case.settings.emulated,
+            servers=case.settings.servers[:started],
             rows=tuple(self.rows),
             gated=case.spec.gated,
             notes=tuple(self._notes),
@@ -143,10 +145,6 @@ class Docket:
             if any(isinstance(each, DisturbedError) for each in (error, error.__context__)):
                 self.disturbed = said
             self.fail("invalid", said)
-
-
-def _instances(spec: Spec) -> int:
-    return len(spec.agents) if spec.topology == "dedicated" else 1
 
 
 def _fails(row: Row, policy: str) -> bool:

@@ -83,8 +83,7 @@ def declared(spec: Spec) -> Conditions:
 
 def _pattern(spec: Spec) -> str:
     """Which instances share a GPU: `0,1` for two on one each, `0,0` for two on one; which one it is changes nothing."""
-    instances = len(spec.agents) if spec.topology == "dedicated" else 1
-    names = [spec.gpus[n % len(spec.gpus)] for n in range(instances)]
+    names = [spec.gpus[n % len(spec.gpus)] for n in range(spec.instances)]
     return ",".join(str([*dict.fromkeys(names)].index(name)) for name in names)
 
 

@@ -120,6 +120,11 @@ class Spec:
     contention: Contention | None = None
     id: str | None = None
 
+    @property
+    def instances(self) -> int:
+        """How many servers the topology takes."""
+        return len(self.agents) if self.topology == "dedicated" else 1
+
 
 @dataclass(frozen=True)
 class Sample:

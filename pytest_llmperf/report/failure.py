@@ -50,13 +50,11 @@ def _kept(evidence: str) -> list[str]:
 def measured(found: Measured, spec: Spec) -> list[str]:
     """Where and what, and how much it varies: machine, scenario, agents, topology; spread and contention.
 
-    Then what nobody can tell whether it is in force.
+    Then how exact its times are.
     """
     agents = "1 agent" if len(spec.agents) == 1 else f"{len(spec.agents)} agents on {spec.topology} instances"
     said = [f"{_machine(found)}, {spec.scenario}, {agents}", spread(found)]
-    said += [exactness(found.accuracy)] if found.accuracy else []
-    unsure = f"not verified, for these servers do not report it: {', '.join(found.unverified)}"
-    return said + [unsure] * bool(found.unverified)
+    return said + ([exactness(found.accuracy)] if found.accuracy else [])
 
 
 def compared(control: Measured, treatment: Measured) -> list[str]:

@@ -60,6 +60,7 @@ def test_they_are_measured_and_left_as_they_were(project: pytest.Pytester, run: 
         [
             "measured on *-attached (emulated)",
             f"{servers[0].url}, {servers[1].url} ran already: not restarted between sessions; their *",
+            "test_stack.py::test_two_agents: not verified, for its servers do not report it: slots",
             "llmperf: 1 gated: 1 *",
         ]
     )
@@ -70,6 +71,17 @@ def test_they_are_measured_and_left_as_they_were(project: pytest.Pytester, run: 
         (entry,) = control.loaded() or [{}]
     left = datetime.fromisoformat(entry["expires_at"]) - datetime.now(UTC)
     assert 6000 < left.total_seconds() < 7200, "it stays as long as it would have"
+
+
+def test_what_an_emulator_that_ran_already_gives_is_labelled_in_a_comparison_too(
+    project: pytest.Pytester, run: Run, servers: list[Instance]
+) -> None:
+    body = "llmperf.assert_no_slower(llmperf.compare(control={'topology': 'shared'}, treatment={'topology': 'shared'}))"
+    project.makepyfile(test_stack=GATE.replace("llmperf.check()", body))
+    result = run(backend(*servers))
+    result.stdout.fnmatch_lines(
+        ["measured on *-attached (emulated)", f"{servers[0].url}, {servers[1].url} ran already: *"]
+    )
 
 
 def test_a_killed_pytest_holds_nobodys_memory_for_ever(project: pytest.Pytester, servers: list[Instance]) -> None:
