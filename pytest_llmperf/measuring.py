@@ -128,7 +128,8 @@ class Measurement:
         bench.load()
         if changed := triggers.fired(conditions, bench.conditions()):
             differ = ", ".join(str(each).removesuffix(f" ({each.whose})") for each in changed)
-            raise InvalidRunError(f"the servers of the next session are not what those of the first were: {differ}")
+            problem = f"the servers of the next session are not what those of the first were: {differ}"
+            raise InvalidRunError(f"{problem}; free the memory that others took, or declare it (num_gpu=, num_batch=)")
 
     def _side(self, fleet: Fleet, side: str, spec: Spec) -> Bench:
         return self._bench(spec, fleet.deploy(spec, side))

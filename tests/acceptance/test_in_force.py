@@ -141,4 +141,5 @@ def test_a_second_session_that_is_loaded_otherwise_is_invalid(project: pytest.Py
     result = run("--llmperf-rebaseline", "--llmperf-sessions=2")
     assert result.ret == 1
     words = "the servers of the next session are not what those of the first were: agent.layers: 35/35 -> 25/35"
-    result.stdout.fnmatch_lines([f"  {words}"])
+    remedy = "free the memory that others took, or declare it (num_gpu=, num_batch=)"
+    result.stdout.fnmatch_lines([f"  {words}; {remedy}"])

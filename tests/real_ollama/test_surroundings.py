@@ -12,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pytest_llmperf.attached import AttachedFleet
 from pytest_llmperf.instances import Fleet
+from pytest_llmperf.model import LlmperfError
 
 from .genuine import Genuine
 
@@ -103,3 +105,17 @@ def test_a_server_that_ran_already_is_measured_and_goes_on_running(
         assert server.why_dead() is None
         with server.control() as control:
             assert control.loaded() == []
+
+
+def test_a_real_server_and_an_emulator_are_not_measured_together(
+    project: pytest.Pytester, genuine_ollama: Genuine
+) -> None:
+    fleets = Fleet(None, nullcontext(0.0)), Fleet(str(genuine_ollama.binary), nullcontext(0.0))
+    with closing(fleets[0]) as emulators, closing(fleets[1]) as real:
+        urls = [real.start().url, emulators.start().url]
+        with closing(AttachedFleet(urls, nullcontext(0.0), {})) as both:
+            both.start()
+            with pytest.raises(LlmperfError) as caught:
+                both.start()
+    kinds = f"{urls[0]} is real, the other an emulator ({urls[1]})"
+    assert str(caught.value) == f"--llmperf-backend: {kinds}; name servers of one kind"
