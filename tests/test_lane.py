@@ -18,7 +18,8 @@ from uuid import uuid4
 import pytest
 
 from pytest_llmperf import lane
-from pytest_llmperf.lane import _shared_folder, device_lane
+from pytest_llmperf.lane import _shared_folder, device_lane, machine_lanes
+from pytest_llmperf.model import LlmperfError
 from tests.nvml import stand_in
 
 
@@ -289,3 +290,15 @@ def test_the_folder_of_the_lanes_is_everybodys_and_a_link_in_its_place_opens_no_
     link.symlink_to(elsewhere)
     monkeypatch.setattr(lane, "_SHARED", link)
     assert stat.S_IMODE(_shared_folder().stat().st_mode) == 0o700
+
+
+def test_a_lane_that_cannot_be_locked_says_where_and_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (occupied := tmp_path / "pytest-llmperf").write_text("")
+    monkeypatch.setattr(lane, "_SHARED", occupied)
+    with pytest.raises(LlmperfError) as caught, machine_lanes(["gpu"], "mine", print):
+        pass
+    said, _, remedy = str(caught.value).partition("; ")
+    assert said.startswith(f"the device lane {occupied / 'pytest-llmperf-gpu.lock'} can't be locked (")
+    assert remedy == f"let every user write to {occupied}, or remove it"
